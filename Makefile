@@ -1,0 +1,51 @@
+# Every target sets up what it needs: uv is bootstrapped into .venv, the locked dependencies are synced into it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+UV := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv
+STAMP := $(VENV)/.synced
+WORKERS ?= auto
+
+.PHONY: help setup demo test lint format bench soak clean
+
+help:  ## show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "jinshi needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+
+$(STAMP): $(BIN)/uv pyproject.toml uv.lock
+	$(UV) sync --locked --inexact --quiet --python $(BIN)/python
+	@touch $(STAMP)
+
+setup: $(STAMP)  ## bootstrap uv into .venv and install the locked dependencies
+
+demo: setup  ## the main job end to end on real data, in under two minutes
+	$(BIN)/python docs/demo/demo.py
+
+test: setup  ## the whole suite, in parallel, against real servers
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+lint: setup  ## ruff format, ruff check, mypy --strict, import-linter
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## let ruff rewrite what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## paired benchmarks; prints ratios, never a test
+	$(BIN)/python -m tests.bench
+
+soak: setup  ## the long form of the fault loops (SEED=n KILLS=n to choose)
+	$(BIN)/python -m pytest -n 0 -m soak -s tests/fault tests/simulation
+
+clean:  ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

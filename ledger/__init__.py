@@ -1,0 +1,1 @@
+"""The append-only event ledger: the log, its stores, capture. Imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""What turns changes in the protected systems into entries."""

@@ -1,0 +1,1 @@
+"""Pure: bytes in, values out. No I/O, clock, randomness or logging."""

@@ -1,0 +1,1 @@
+"""Where entries and objects are kept. base.py states the guarantees; one file per driver."""

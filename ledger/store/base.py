@@ -1,0 +1,238 @@
+"""The two storage protocols and their guarantees. Every driver passes the contract suite of its protocol.
+
+Storage drivers translate their own failures: no space left -> `DiskFull`; anything else that could not be read or
+written -> `StoreUnavailable`. No other exception leaves a driver, but the ones each method names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NewType, Protocol
+
+from ledger.errors import InvalidRequest
+
+Tag = NewType("Tag", str)
+"""Opaque version of an object's content, for compare-and-swap (an HTTP ETag, or a digest)."""
+
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
+KEY_LENGTH_MAX = 512
+
+
+def validate_key(key: str) -> str:
+    """The key itself, when it is one; all key rules live here.
+
+    Relative, `/`-separated, ASCII letters, digits, `_ . -`; no segment starts with a dot or a dash; at most 512
+    characters.
+
+    Raises:
+        InvalidRequest: it is not such a key.
+    """
+    if len(key) > KEY_LENGTH_MAX or not _KEY.fullmatch(key):
+        raise InvalidRequest(f"{key!r} is not an object key")
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object as read: its bytes and the tag to swap against."""
+
+    data: bytes
+    tag: Tag
+
+
+class ObjectStore(Protocol):
+    """Whole objects under keys: a directory, a bucket, memory.
+
+    Safe under concurrency, from several tasks and several processes. Durable on return: what a successful write
+    stored survives kill -9 and loss of power. A write that raised may or may not have been persisted; repeating it
+    is always safe. Reads see every completed write; `list_keys` may be late.
+    """
+
+    @property
+    def where(self) -> str:
+        """Where this is, for people: a path or an URL, never with credentials in it."""
+        ...
+
+    async def get(self, key: str) -> Stored:
+        """Raises ObjectMissing."""
+        ...
+
+    async def put_immutable(self, key: str, data: bytes) -> None:
+        """Store once. The same bytes again are fine.
+
+        Raises:
+            ImmutableConflict: other bytes are stored under `key`.
+        """
+        ...
+
+    async def replace(self, key: str, data: bytes, *, expected: Tag | None) -> Tag:
+        """Compare-and-swap: write only while the object still has the tag `expected` (None: is not there).
+
+        Of any number of racing callers with the same `expected`, at most one wins.
+
+        Raises:
+            CompareFailed: it is no longer (or not) what was expected.
+        """
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove; removing what is not there is fine."""
+        ...
+
+    def list_keys(self, prefix: str) -> AsyncIterator[str]:
+        """Every key that starts with `prefix` (any string of key characters), in ascending order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamId:
+    """A stream is (source, subject); an entry without a subject belongs to the stream ''."""
+
+    source: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry as stored: its canonical bytes and the attributes the store must find it by.
+
+    The attributes repeat what is inside `entry`; `entry` is what counts, and what is hashed.
+    """
+
+    entry: bytes
+    leaf_hash: bytes
+    source: str
+    id: str
+    subject: str
+    streamversion: int
+    type: str
+    actor: str
+    time_us: int
+    recordedtime_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the log ends, committed.
+
+    `frontier` is the compact range: the roots of the perfect subtrees that make up the tree, largest first
+    (RFC 6962 §2.1; O(log size) hashes).
+    """
+
+    size: int
+    frontier: tuple[bytes, ...]
+    recordedtime_us: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCheckpoint:
+    """The last checkpoint signed for an origin, as persisted before anybody saw it."""
+
+    origin: str
+    size: int
+    root: bytes
+    note: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which entries to find; every condition that is given must hold. Indexes and times are half-open ranges."""
+
+    start: int = 0
+    stop: int | None = None
+    source: str | None = None
+    subject: str | None = None
+    actor: str | None = None
+    type: str | None = None
+    time_from_us: int | None = None
+    time_until_us: int | None = None
+    recorded_until_us: int | None = None
+    newest_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """An entry with its place in the log."""
+
+    index: int
+    entry: bytes = field(repr=False)
+
+
+class EntryStore(Protocol):
+    """The log's entries on the primary, with one writer per epoch.
+
+    A commit is one transaction: all rows or none, durable on return, and the new head with them. No reader ever
+    sees index n without every index below n. Reads are safe beside the writer, also from other processes.
+    A commit that raised anything but Fenced, CompareFailed or DuplicateKeys may have been persisted: the caller
+    reads `head()` again (recovery is the normal path).
+    """
+
+    @property
+    def where(self) -> str:
+        """Where this is, for people."""
+        ...
+
+    async def head(self) -> Head:
+        """The committed end of the log."""
+        ...
+
+    async def claim(self) -> int:
+        """Become the writer: raise the epoch by one, durably, and return it. Every older epoch is fenced."""
+        ...
+
+    async def commit(self, rows: Sequence[Row], *, expected_size: int, frontier: tuple[bytes, ...], epoch: int) -> None:
+        """Append `rows` at indexes `expected_size`, +1, ... and move the head, in one durable transaction.
+
+        Raises:
+            Fenced: another epoch has been claimed.
+            CompareFailed: the head is not at `expected_size`.
+            DuplicateKeys: some (source, id) or (stream, streamversion) exists already; nothing was written.
+        """
+        ...
+
+    async def find_ids(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], StoredEntry]:
+        """The entries recorded under these (source, id); unknown ones are left out."""
+        ...
+
+    async def stream_versions(self, streams: Sequence[StreamId]) -> Mapping[StreamId, int]:
+        """The last streamversion of each stream; 0 where nothing is recorded. Versions count from 1."""
+        ...
+
+    async def read(self, start: int, limit: int) -> Sequence[StoredEntry]:
+        """Up to `limit` entries from index `start` on, in order, without a gap; empty at the end."""
+        ...
+
+    async def leaf_hashes(self, start: int, limit: int) -> Sequence[bytes]:
+        """The same for leaf hashes."""
+        ...
+
+    async def select(self, what: Selection, *, limit: int) -> Sequence[StoredEntry]:
+        """Up to `limit` entries that match, by ascending index (descending with `newest_first`).
+
+        Page on with `start` = last index + 1 (or `stop` = last index).
+        """
+        ...
+
+    async def size_at(self, recordedtime_us: int) -> int:
+        """How many entries had been recorded at that moment: the tree size to look back at (recorded <= moment)."""
+        ...
+
+    async def last_checkpoint(self, origin: str) -> SignedCheckpoint | None:
+        """The last checkpoint recorded for `origin`."""
+        ...
+
+    async def record_checkpoint(self, checkpoint: SignedCheckpoint, *, expected_size: int | None, epoch: int) -> None:
+        """Persist a signed checkpoint before anybody sees it; `expected_size` is the last one's (None: the first).
+
+        Raises:
+            Fenced: another epoch has been claimed.
+            CompareFailed: the last recorded checkpoint is another one.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release what is held. Nothing needs to be flushed."""
+        ...

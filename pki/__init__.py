@@ -1,0 +1,1 @@
+"""RA, CA, key custody, status, time stamps. Knows the ledger only through its protocols."""

@@ -1,0 +1,1 @@
+"""Custody of private keys, one file per kind of keeper."""

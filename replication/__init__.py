@@ -1,0 +1,1 @@
+"""Sites, followers, mirrors: copies of a ledger that survive its primary."""

@@ -1,0 +1,1 @@
+"""Rehearsed restores: plan, checks, report."""

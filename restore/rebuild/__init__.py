@@ -1,0 +1,1 @@
+"""Rebuilders: verified entries in, a working system out."""

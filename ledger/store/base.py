@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NewType, Protocol
 
-from ledger.errors import InvalidRequest
+from ledger.errors import InvalidRequest, ObjectMissing
 
 Tag = NewType("Tag", str)
 """Opaque version of an object's content, for compare-and-swap (an HTTP ETag, or a digest)."""
@@ -70,7 +70,7 @@ class ObjectStore(Protocol):
     async def replace(self, key: str, data: bytes, *, expected: Tag | None) -> Tag:
         """Compare-and-swap: write only while the object still has the tag `expected` (None: is not there).
 
-        Of any number of racing callers with the same `expected`, at most one wins.
+        Of any number of racing callers with the same `expected` and different data, at most one wins.
 
         Raises:
             CompareFailed: it is no longer (or not) what was expected.
@@ -84,6 +84,38 @@ class ObjectStore(Protocol):
     def list_keys(self, prefix: str) -> AsyncIterator[str]:
         """Every key that starts with `prefix` (any string of key characters), in ascending order."""
         ...
+
+
+class Prefixed:
+    """Everything under a prefix of an object store, as an `ObjectStore` of its own."""
+
+    def __init__(self, inner: ObjectStore, prefix: str) -> None:
+        assert prefix.endswith("/")
+        self._inner = inner
+        self._prefix = validate_key(prefix[:-1]) + "/"
+
+    @property
+    def where(self) -> str:
+        return f"{self._inner.where}/{self._prefix[:-1]}"
+
+    async def get(self, key: str) -> Stored:
+        try:
+            return await self._inner.get(self._prefix + validate_key(key))
+        except ObjectMissing as error:
+            raise ObjectMissing(key, where=self.where) from error
+
+    async def put_immutable(self, key: str, data: bytes) -> None:
+        await self._inner.put_immutable(self._prefix + validate_key(key), data)
+
+    async def replace(self, key: str, data: bytes, *, expected: Tag | None) -> Tag:
+        return await self._inner.replace(self._prefix + validate_key(key), data, expected=expected)
+
+    async def delete(self, key: str) -> None:
+        await self._inner.delete(self._prefix + validate_key(key))
+
+    async def list_keys(self, prefix: str) -> AsyncIterator[str]:
+        async for key in self._inner.list_keys(self._prefix + prefix):
+            yield key.removeprefix(self._prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +237,8 @@ class EntryStore(Protocol):
         """Up to `limit` entries from index `start` on, in order, without a gap; empty at the end."""
         ...
 
-    async def leaf_hashes(self, start: int, limit: int) -> Sequence[bytes]:
-        """The same for leaf hashes."""
+    async def rows(self, start: int, limit: int) -> Sequence[Row]:
+        """The same, with everything the store finds an entry by."""
         ...
 
     async def select(self, what: Selection, *, limit: int) -> Sequence[StoredEntry]:

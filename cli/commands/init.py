@@ -1,0 +1,88 @@
+"""`jinshi init`: a new ledger with its keys and sites. How one is made is in cli/create.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.main import run_async, session_of
+
+EXAMPLES = """[bold]Examples[/]
+
+  jinshi init /srv/ledger
+  jinshi init /srv/台账 --origin ledger.example.gov/divisions
+  jinshi --passphrase-file /run/secrets/jinshi init /srv/ledger --keys /media/keys
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog=EXAMPLES)(init)
+
+
+def init(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the ledger will be; must not exist.")],
+    origin: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The ledger's name for ever; random when not given.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where mirror and recovery keys go.  [default: DIR-keys]")
+    ] = None,
+    sites: Annotated[bool, typer.Option("--sites/--no-sites", help="Make the two default sites in DIR-sites.")] = True,
+) -> None:
+    """Make a new ledger in DIR: SQLite, keys under a passphrase, and two directory sites beside it.
+
+    Nothing is ever overwritten. An init that was interrupted is finished by running it again.
+    """
+    from cli.create import Request, create_ledger
+
+    session = session_of(context)
+    request = Request(
+        root=directory.absolute(),
+        keys=keys.absolute() if keys else None,
+        origin=origin,
+        with_sites=sites,
+        passphrase=session.passphrase(confirm=True, what=" for the new ledger's keys"),
+    )
+    made = run_async(lambda: create_ledger(request, session.environment))
+    paths, settings = made.paths, made.settings
+    render.say(f"{paths.root} is a ledger" + (" (an interrupted init was finished)" if made.finished_earlier else ""))
+    render.say()
+    key_directory = Path(settings.keys)
+    where = {
+        "origin": settings.origin,
+        "verifier key": settings.vkey,
+        "log key": str(paths.log_key),
+        **{f"site {site.name}": site.url for site in settings.sites},
+        "keys": settings.keys,
+    }
+    render.facts(where)
+    render.say()
+    render.say("Where things belong:")
+    belongs = {
+        "recovery.key": "offline, with custodians: it alone opens the log's key when nothing else is left",
+        "*.mirror.key": "with whoever runs each site, not on this machine",
+        "trust.policy": "with every auditor, and wherever a restore may have to start",
+    }
+    if not settings.sites:
+        del belongs["*.mirror.key"]
+    if settings.sites:
+        belongs[f"{paths.default_sites.name}/"] = "in other buildings; it is beside the ledger only to start with"
+    render.facts(
+        {
+            str(key_directory / name) if "/" not in name else str(paths.default_sites): why
+            for name, why in belongs.items()
+        }
+    )
+    render.say()
+    render.say(f"Next: export JINSHI_LEDGER={_shell(paths.root)}")
+
+
+def _shell(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))

@@ -1,0 +1,261 @@
+"""Settings: the ledger's own file, and the only place that reads the environment. Building things is wiring's."""
+
+from __future__ import annotations
+
+import difflib
+import getpass
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from ledger.errors import InvalidRequest
+
+FORMAT = 1
+CONFIG_NAME = "jinshi.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSettings:
+    """One site of a ledger: where it is, who cosigns there, and where that key is kept."""
+
+    name: str
+    url: str
+    mirror: str
+    mirror_key: str
+    classification: str = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """What `jinshi.json` holds. `origin` names the log, `vkey` its verifier key."""
+
+    origin: str
+    vkey: str
+    recovery: str = ""
+    keys: str = ""
+    sites: tuple[SiteSettings, ...] = ()
+    format: int = FORMAT
+
+    def site(self, name: str) -> SiteSettings:
+        """The site of that name. Raises InvalidRequest, with the nearest known one."""
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise InvalidRequest(f"there is no site {name!r}", hint=_nearest(name, [site.name for site in self.sites]))
+
+    def with_site(self, site: SiteSettings) -> LedgerSettings:
+        """These settings with one more site."""
+        return replace(self, sites=(*self.sites, site))
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerPaths:
+    """Where the parts of a ledger directory are."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / CONFIG_NAME
+
+    @property
+    def store(self) -> Path:
+        return self.root / "ledger.sqlite"
+
+    @property
+    def published(self) -> Path:
+        return self.root / "published"
+
+    @property
+    def log_key(self) -> Path:
+        return self.root / "keys" / "log.key"
+
+    @property
+    def policy(self) -> Path:
+        return self.root / "trust.policy"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "writer.lock"
+
+    @property
+    def evidence(self) -> Path:
+        return self.root / "evidence"
+
+    @property
+    def default_keys(self) -> Path:
+        """Beside the ledger, for what belongs elsewhere: mirror keys and the recovery key."""
+        return self.root.with_name(self.root.name + "-keys")
+
+    @property
+    def default_sites(self) -> Path:
+        """Beside the ledger: the two default sites."""
+        return self.root.with_name(self.root.name + "-sites")
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the process was started with."""
+
+    ledger: Path | None
+    passphrase: str | None = None
+    user: str = "unknown"
+    access_key: str | None = None
+    secret_key: str | None = None
+    session_token: str | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    key_work_factor: int = 17
+
+    @property
+    def actor(self) -> str:
+        """Who is answerable for what this process appends, on the embedded default."""
+        return f"local:{self.user}"
+
+
+def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
+    """The environment, read once. Raises InvalidRequest for a value that cannot be used."""
+    env = os.environ if environ is None else environ
+    ledger = env.get("JINSHI_LEDGER")
+    work = env.get("JINSHI_KEY_WORK_FACTOR", "17")
+    if not work.isdigit() or not 10 <= int(work) <= 20:
+        raise InvalidRequest(f"JINSHI_KEY_WORK_FACTOR is {work!r}", hint="give the scrypt work factor, 10 to 20")
+    return Environment(
+        ledger=Path(ledger) if ledger else None,
+        passphrase=env.get("JINSHI_PASSPHRASE"),
+        user=_user(),
+        access_key=env.get("AWS_ACCESS_KEY_ID"),
+        secret_key=env.get("AWS_SECRET_ACCESS_KEY"),
+        session_token=env.get("AWS_SESSION_TOKEN"),
+        endpoint=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
+        region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION"),
+        key_work_factor=int(work),
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a numeric user without a name, as in a container
+        return f"uid-{os.getuid()}"
+
+
+def read_passphrase(environment: Environment, file: Path | None, *, confirm: bool = False, what: str = "") -> str:
+    """The passphrase: from `file`, else from JINSHI_PASSPHRASE, else asked for on a terminal.
+
+    Raises:
+        InvalidRequest: none is given and there is no terminal, it is empty, or the two answers differ.
+    """
+    if file is not None:
+        try:
+            passphrase = file.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"{file}: the passphrase cannot be read ({_reason(error)})") from error
+    elif environment.passphrase is not None:
+        passphrase = environment.passphrase
+    elif sys.stdin.isatty():
+        passphrase = getpass.getpass(f"Passphrase{what}: ")
+        if confirm and getpass.getpass("Again: ") != passphrase:
+            raise InvalidRequest("the two passphrases differ", hint="try again")
+    else:
+        raise InvalidRequest(
+            "no passphrase is given", hint="set JINSHI_PASSPHRASE, or give --passphrase-file FILE, or use a terminal"
+        )
+    if not passphrase:
+        raise InvalidRequest("the passphrase is empty", hint="choose one that is not")
+    return passphrase
+
+
+def read_settings(paths: LedgerPaths) -> LedgerSettings:
+    """A ledger's settings. Raises InvalidRequest when `root` is no ledger or the file cannot be used."""
+    try:
+        text = paths.config.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InvalidRequest(
+            f"{paths.root} is no ledger ({CONFIG_NAME} is not there)",
+            hint=f"create one with: jinshi init {paths.root}, or name another with --ledger DIR or JINSHI_LEDGER",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{paths.config} cannot be read ({_reason(error)})") from error
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{paths.config} is not JSON ({error})", hint="restore it from a copy") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{paths.config} is not a JSON object", hint="restore it from a copy")
+    if value.get("format") != FORMAT:
+        raise InvalidRequest(
+            f"{paths.config} has format {value.get('format')!r}; this jinshi reads {FORMAT}", hint="use a newer jinshi"
+        )
+    sites = value.pop("sites", [])
+    if not isinstance(sites, list):
+        raise InvalidRequest(f"{paths.config}: 'sites' is not a list")
+    known_sites = tuple(_build(SiteSettings, site, paths.config) for site in sites)
+    return replace(_build(LedgerSettings, value, paths.config), sites=known_sites)
+
+
+def format_settings(settings: LedgerSettings) -> bytes:
+    """The text of `jinshi.json`."""
+    return (json.dumps(asdict(settings), ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def _build(kind: type[Any], value: object, where: Path) -> Any:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{where}: {value!r} is not an object")
+    known = {field.name: field for field in fields(kind)}
+    for name in value:
+        if name not in known:
+            raise InvalidRequest(f"{where}: unknown key {name!r}", hint=_nearest(name, list(known)))
+    for name, field in known.items():
+        wanted = int if name == "format" else str
+        if name in value and name != "sites" and not isinstance(value[name], wanted):
+            raise InvalidRequest(f"{where}: {name!r} is {value[name]!r}, not a {wanted.__name__}")
+        if name not in value and field.default is MISSING:
+            raise InvalidRequest(f"{where}: {name!r} is missing", hint="restore the file from a copy")
+    return kind(**value)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(known)}" if known else "none is set up"
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8"
+
+
+@dataclass(frozen=True, slots=True)
+class S3Place:
+    """`s3://BUCKET/PREFIX?endpoint=URL&region=NAME`."""
+
+    bucket: str
+    prefix: str
+    endpoint: str | None
+    region: str | None
+
+
+def parse_place(url: str) -> Path | S3Place:
+    """Where a site is: a directory, or an S3 URL. Raises InvalidRequest."""
+    if "://" not in url:
+        return Path(url)
+    parts = urlsplit(url)
+    if parts.scheme == "file" and not parts.netloc:
+        return Path(parts.path)
+    query = parse_qs(parts.query)
+    for name in query:
+        if name not in ("endpoint", "region"):
+            raise InvalidRequest(f"{url}: unknown parameter {name!r}", hint=_nearest(name, ["endpoint", "region"]))
+    if parts.scheme != "s3" or not parts.netloc:
+        raise InvalidRequest(f"{url} is neither a directory nor s3://BUCKET/PREFIX", hint="see jinshi site add --help")
+    if parts.username or parts.password or "@" in parts.netloc:
+        raise InvalidRequest("credentials do not belong in a site's URL", hint="set AWS_ACCESS_KEY_ID and its secret")
+    return S3Place(
+        parts.netloc, parts.path.strip("/"), query.get("endpoint", [None])[0], query.get("region", [None])[0]
+    )

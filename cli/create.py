@@ -1,0 +1,245 @@
+"""Making a new ledger: everything durable, and all of it or nothing that looks like a ledger.
+
+Each of the three directories (ledger, keys, sites) is built under a hidden name beside its place and renamed when all
+of them are complete, the ledger last. Apart from Typer: what `jinshi init` asks and prints is in commands/init.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.config import Environment, LedgerPaths, LedgerSettings, SiteSettings, format_settings, read_settings
+from cli.system import SystemClock
+from cli.wiring import (
+    create_log_key,
+    create_mirror_key,
+    create_recovery_key,
+    create_store,
+    hold_lock,
+    load_log_key,
+    open_place,
+    os_errors,
+    write_file,
+)
+from ledger.core.acts import CREATED, SITE_ADDED, acts_source
+from ledger.core.checkpoint import origin_prefix
+from ledger.core.entry import Event
+from ledger.core.note import VerifierKey, parse_vkey
+from ledger.core.policy import format_policy, make_policy
+from ledger.errors import InvalidRequest
+from ledger.keyring import keyring_object
+from ledger.publisher import Publisher
+from ledger.sequencer import Sequencer
+from ledger.store.base import Prefixed
+from replication.site import Site, init_site
+
+DEFAULT_SITES = ("same-city", "remote")
+CLASSIFICATION = "internal"
+RECOVERY_KEY = "recovery.key"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One directory in the making: where it will be, and the hidden one beside it where it is built."""
+
+    final: Path
+
+    @property
+    def staged(self) -> Path:
+        return self.final.with_name(f".{self.final.name}.jinshi-init")
+
+    def settle(self) -> None:
+        """Rename it into its place, durably; done before is fine."""
+        if not self.staged.exists():
+            return
+        if self.final.exists():
+            raise InvalidRequest(
+                f"{self.final} appeared while it was being made",
+                hint=f"move it away, then run init again ({self.staged})",
+            )
+        self.staged.rename(self.final)
+        sync_directory(self.final.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to make. `keys` None: beside the ledger."""
+
+    root: Path
+    keys: Path | None
+    origin: str | None
+    with_sites: bool
+    passphrase: str
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A new ledger, and whether an earlier, interrupted init had built it already."""
+
+    paths: LedgerPaths
+    settings: LedgerSettings
+    finished_earlier: bool
+
+
+def check_origin(origin: str) -> str:
+    """The origin itself when it can name a log (C2SP signed-note: no white space, no plus). Raises InvalidRequest."""
+    if not origin or "+" in origin or any(char.isspace() or not char.isprintable() for char in origin):
+        raise InvalidRequest(
+            f"{origin!r} cannot name a ledger", hint="use a name without white space and plus: ledger.example.gov/2026"
+        )
+    if len(origin.encode()) > 200:
+        raise InvalidRequest("the origin is longer than 200 bytes", hint="choose a shorter one")
+    return origin
+
+
+async def create_ledger(request: Request, environment: Environment) -> Made:
+    """Make a ledger with its keys and sites, and publish its first checkpoint.
+
+    Raises:
+        InvalidRequest: something is there already; nothing is ever overwritten (a key file may be the last copy).
+        LockHeld: another init of the same directory is at work.
+        DiskFull, StoreUnavailable: it could not be written; running it again carries on.
+    """
+    paths = LedgerPaths(request.root.absolute())
+    ledger = Place(paths.root)
+    with os_errors():
+        if not paths.root.parent.is_dir():
+            raise InvalidRequest(f"{paths.root.parent} is not there", hint="create it first, or choose another place")
+        _refuse_existing(paths.root)
+        ledger.staged.mkdir(mode=0o700, exist_ok=True)
+        with hold_lock(ledger.staged / "writer.lock"):
+            _refuse_existing(paths.root)
+            staged = LedgerPaths(ledger.staged)
+            if staged.config.exists():  # complete: only the renames were left undone
+                made = _finish(staged, paths, request)
+            else:
+                made = await _build(ledger, paths, request, environment)
+            for directory in (Path(made.settings.keys), paths.default_sites):
+                Place(directory).settle()
+            # Commit point: a crash before this line leaves hidden directories, and keys and sites no ledger names yet;
+            # the next init finishes. After it the ledger is there.
+            ledger.settle()
+    return made
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise InvalidRequest(
+            f"{path} is there already", hint="init never overwrites; choose another directory, or move that one away"
+        )
+
+
+def _finish(staged: LedgerPaths, paths: LedgerPaths, request: Request) -> Made:
+    """An earlier init was killed between its renames: take what it built, if it is what is asked for now."""
+    settings = read_settings(staged)
+    load_log_key(staged.log_key, request.passphrase)
+    if request.origin not in (None, settings.origin) or (request.keys or Path(settings.keys)) != Path(settings.keys):
+        raise InvalidRequest(
+            f"an interrupted init has built {settings.origin} here, with its keys for {settings.keys}",
+            hint=f"run it again as it was, or remove {staged.root}, {Place(Path(settings.keys)).staged} and "
+            f"{Place(paths.default_sites).staged}",
+        )
+    return Made(paths, settings, finished_earlier=True)
+
+
+async def _build(ledger: Place, paths: LedgerPaths, request: Request, environment: Environment) -> Made:
+    keys = Place((request.keys or paths.default_keys).absolute())
+    sites = Place(paths.default_sites)
+    _refuse_existing(keys.final)
+    if request.with_sites:
+        _refuse_existing(sites.final)
+    # What an init that was killed left half built: its keys have signed nothing anybody has seen.
+    for leftover in (keys.staged, sites.staged):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in ledger.staged.iterdir():
+        if leftover.name != "writer.lock":
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    staged = LedgerPaths(ledger.staged)
+    for directory in (keys.staged, staged.log_key.parent, staged.evidence):
+        directory.mkdir(mode=0o700, parents=True)
+
+    origin = check_origin(request.origin or f"jinshi.internal/{secrets.token_hex(8)}")
+    work = environment.key_work_factor
+    log = create_log_key(staged.log_key, origin, request.passphrase, work_factor=work)
+    recovery = create_recovery_key(keys.staged / RECOVERY_KEY, request.passphrase, work_factor=work)
+    built: list[SiteSettings] = []
+    for name in DEFAULT_SITES if request.with_sites else ():
+        key_name = f"{name}.mirror.key"
+        mirror = create_mirror_key(
+            keys.staged / key_name, f"{origin}/mirror/{name}", request.passphrase, work_factor=work
+        )
+        objects = open_place(str(sites.staged / name), environment)
+        site = Site(name, Prefixed(objects, origin_prefix(origin)), parse_vkey(mirror.vkey))
+        await init_site(site, mirror, origin, classification=CLASSIFICATION, now=SystemClock().now())
+        built.append(
+            SiteSettings(name, str(sites.final / name), mirror.vkey, str(keys.final / key_name), CLASSIFICATION)
+        )
+    settings = LedgerSettings(
+        origin, log.vkey, base64.b64encode(recovery.public).decode(), str(keys.final), tuple(built)
+    )
+    policy = policy_of(settings)
+    write_file(staged.policy, policy)
+    write_file(keys.staged / staged.policy.name, policy)
+
+    published = Prefixed(open_place(str(staged.published), environment), origin_prefix(origin))
+    keyid, wrapped = keyring_object(log.export(), log.vkey, origin, recovery.public)
+    await published.put_immutable(f"keyring/{keyid}", wrapped)
+    store = await create_store(staged.store)
+    try:
+        async with Sequencer(store, SystemClock()) as sequencer:
+            await sequencer.append(first_events(settings, policy), actor=environment.actor)
+            await Publisher(store, published, log, origin, epoch=sequencer.epoch).publish()
+    finally:
+        await store.close()
+    sync_tree(keys.staged)
+    sync_tree(staged.root)
+    write_file(staged.config, format_settings(settings))  # from here on the next init finishes what is built
+    return Made(paths, settings, finished_earlier=False)
+
+
+def policy_of(settings: LedgerSettings) -> bytes:
+    """The trust policy init writes: the log's key, and any one of the sites' mirrors."""
+    mirrors: dict[str, VerifierKey] = {site.name: parse_vkey(site.mirror) for site in settings.sites}
+    return format_policy(make_policy(parse_vkey(settings.vkey), mirrors, threshold="any"))
+
+
+def first_events(settings: LedgerSettings, policy: bytes) -> list[Event]:
+    """What every ledger starts with: entry 0 says which it is, then one event for each site."""
+    source = acts_source(settings.origin)
+    created = {"format": 1, "origin": settings.origin, "vkey": settings.vkey, "policy": policy.decode()}
+    return [
+        Event.of_json(id="created", source=source, type=CREATED, subject=settings.origin, data=created),
+        *(site_added(settings.origin, site) for site in settings.sites),
+    ]
+
+
+def site_added(origin: str, site: SiteSettings) -> Event:
+    """The event that says a site was added."""
+    data = {"site": site.name, "mirror": site.mirror, "classification": site.classification}
+    return Event.of_json(
+        id=f"site-added:{site.name}:{parse_vkey(site.mirror).key_id.hex()}",
+        source=acts_source(origin),
+        type=SITE_ADDED,
+        subject=site.name,
+        data=data,
+    )
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """Make every name below `root` durable (the files are synced by those who write them)."""
+    for directory, _, _ in os.walk(root):
+        sync_directory(Path(directory))

@@ -1,0 +1,207 @@
+"""The `jinshi` command: options every command shares, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import structlog
+import typer
+
+from cli.config import Environment, read_environment, read_passphrase
+from cli.logs import LogFormat, configure_logs
+from cli.progress import stderr
+from cli.render import one_line
+from ledger.errors import (
+    DiskFull,
+    InvalidRequest,
+    JinshiError,
+    Malformed,
+    ObjectMissing,
+    ProofInvalid,
+    StoreUnavailable,
+    Tampered,
+    Unavailable,
+)
+
+T = TypeVar("T")
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+class ExitCode(IntEnum):
+    """What the command's exit status says (documented in README.md)."""
+
+    FINE = 0
+    FAILED = 1  # a check did not hold, or what was asked contradicts what is recorded
+    USAGE = 2  # the request or the input cannot be used
+    TAMPERED = 3  # a copy is not what was signed for
+    UNAVAILABLE = 4  # it could not be done now: disk full, site down, lock held
+
+
+def exit_code_of(error: JinshiError) -> ExitCode:
+    """The exit code for an error, by its place in the tree."""
+    if isinstance(error, Tampered | ProofInvalid):
+        return ExitCode.TAMPERED
+    if isinstance(error, Unavailable | ObjectMissing):
+        return ExitCode.UNAVAILABLE
+    if isinstance(error, InvalidRequest | Malformed):
+        return ExitCode.USAGE
+    return ExitCode.FAILED  # Conflict, CheckFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What every command is handed: the environment and the shared options."""
+
+    environment: Environment
+    passphrase_file: Path | None
+    verbose: bool
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger this command is about. Raises InvalidRequest."""
+        if self.environment.ledger is None:
+            raise InvalidRequest("no ledger is named", hint="give --ledger DIR or set JINSHI_LEDGER")
+        return self.environment.ledger
+
+    def passphrase(self, *, confirm: bool = False, what: str = "") -> str:
+        """The passphrase that protects the keys. Raises InvalidRequest."""
+        return read_passphrase(self.environment, self.passphrase_file, confirm=confirm, what=what)
+
+
+app = typer.Typer(
+    name="jinshi",
+    help="Jinshi 金石: an append-only ledger of government data, copied to a same-city and a remote site, "
+    "restored and proven from either.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def shared_options(
+    context: typer.Context,
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", metavar="DIR", help="The ledger (or set JINSHI_LEDGER).")
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with the passphrase (or set JINSHI_PASSPHRASE).")
+    ] = None,
+    log_format: Annotated[LogFormat, typer.Option(help="How log lines on stderr look.")] = LogFormat.TEXT,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+) -> None:
+    """Options every command shares."""
+    configure_logs(log_format, verbose=verbose)
+    environment = read_environment()
+    if ledger is not None:
+        environment = replace(environment, ledger=ledger)
+    context.obj = Session(environment, passphrase_file, verbose)
+
+
+def session_of(context: typer.Context) -> Session:
+    """The session of a running command."""
+    session = context.find_object(Session)
+    assert session is not None, "shared_options has run"
+    return session
+
+
+def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a command's asynchronous part."""
+    return asyncio.run(work())
+
+
+def show_error(error: JinshiError) -> None:
+    """One readable line on stderr, in text or as a log line."""
+    if structlog.get_config()["processors"][-1].__class__ is structlog.processors.JSONRenderer:
+        structlog.get_logger().error(error.what, hint=error.hint, kind=type(error).__name__)
+        return
+    stderr.print("[bold red]jinshi:[/] ", end="")
+    stderr.print(one_line(error.what), markup=False)
+    if error.hint:
+        stderr.print(f"        {one_line(error.hint)}", markup=False)
+
+
+def run() -> None:
+    """The entry point: every way a command can end becomes one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # LANG=C must not stop a Chinese name from being shown
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = _output_failed(error)
+    sys.exit(code)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code."""
+    from cli import commands  # the commands register themselves on `app`
+
+    try:
+        commands.register()
+        result = typer.main.get_command(app).main(arguments, prog_name="jinshi", standalone_mode=False)
+    except JinshiError as error:
+        show_error(error)
+        return exit_code_of(error)
+    except typer.TyperException as error:
+        return _usage_error(error)
+    except (typer.Abort, KeyboardInterrupt):
+        result = INTERRUPTED
+    except SystemExit as error:
+        if not isinstance(error.__context__, OSError):
+            raise
+        return _output_failed(error.__context__)  # Typer exits by itself when the reader of our output has gone
+    except OSError as error:
+        return _output_failed(error)
+    except Exception as error:  # a fault of ours: still one line, and the details on request
+        return _fault(error, verbose="-v" in arguments or "--verbose" in arguments)
+    if result == INTERRUPTED:
+        stderr.print("jinshi: interrupted; nothing acknowledged is lost, the next run carries on")
+    return result if isinstance(result, int) else ExitCode.FINE
+
+
+def _usage_error(error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        stderr.print(error.format_message(), markup=False)
+        return ExitCode.USAGE
+    path = context.command_path if context is not None else "jinshi"
+    show_error(InvalidRequest(error.format_message().rstrip("."), hint=f"see {path} --help"))
+    return ExitCode.USAGE
+
+
+def _output_failed(error: OSError) -> int:
+    """What the operating system refused outside of any store: mostly our own output."""
+    if error.errno == errno.EPIPE:  # head(1), less(1): the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FINE
+    what = f"{error.filename}: {error.strerror}" if error.filename else (error.strerror or str(error))
+    translated = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else StoreUnavailable
+    show_error(translated(what, hint="free space, check permissions, or choose another place"))
+    if error.errno == errno.ENOSPC and error.filename is None:  # the same bytes would fail again on exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.UNAVAILABLE
+
+
+def _fault(error: Exception, *, verbose: bool) -> int:
+    if verbose:
+        stderr.print(traceback.format_exc(), markup=False)
+    reason = one_line(f"{type(error).__name__}: {error}")
+    show_error(
+        Unavailable(f"a fault in jinshi itself stopped this ({reason})", hint="run it again with -v, and report it")
+    )
+    return ExitCode.UNAVAILABLE

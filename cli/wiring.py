@@ -1,0 +1,281 @@
+"""The composition root: drivers are built here, and only here. What they do is in the rooms below."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.config import Environment, LedgerPaths, LedgerSettings, S3Place, SiteSettings, parse_place, read_settings
+from cli.system import SystemClock, nonce
+from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint
+from ledger.core.note import VerifierKey, parse_vkey
+from ledger.core.policy import Policy, parse_policy
+from ledger.errors import DiskFull, InvalidRequest, LockHeld, ObjectMissing, StoreUnavailable, Tampered
+from ledger.publisher import Publisher
+from ledger.reader import Reader
+from ledger.sequencer import Sequencer
+from ledger.tasks import Report
+from ledger.store.base import EntryStore, ObjectStore, Prefixed
+from ledger.store.directory import DirectoryStore
+from ledger.store.sqlite import SqliteEntryStore
+from pki.keystore import file as keyfile
+from replication.follower import Follower
+from replication.mirror import Mirror
+from replication.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLedger:
+    """A ledger opened for reading: everything a question needs."""
+
+    paths: LedgerPaths
+    settings: LedgerSettings
+    environment: Environment
+    store: EntryStore
+    published: ObjectStore
+    reader: Reader
+
+    @property
+    def origin(self) -> str:
+        """Which log this is."""
+        return self.settings.origin
+
+    @property
+    def log_key(self) -> VerifierKey:
+        """What verifies this log's checkpoints."""
+        return parse_vkey(self.settings.vkey)
+
+    def policy(self) -> Policy:
+        """The ledger's own trust policy. Raises InvalidRequest, MalformedPolicy."""
+        return read_policy(self.paths.policy)
+
+    def site(self, name: str) -> Site:
+        """One of its sites. Raises InvalidRequest."""
+        return open_site(self.settings.site(name), self.origin, self.environment)
+
+    def sites(self) -> list[Site]:
+        """All of its sites."""
+        return [open_site(site, self.origin, self.environment) for site in self.settings.sites]
+
+    async def follower(self, site: Site) -> Follower:
+        """Ships what is published to a site."""
+        head = await self.store.head()
+        return Follower(self.published, site, self.origin, self.log_key, epoch=head.epoch, nonce=nonce)
+
+    def mirror(self, site: Site, passphrase: str) -> Mirror:
+        """The mirror role of a site, with its own key. Raises InvalidRequest, Tampered."""
+        settings = self.settings.site(site.name)
+        cosigner = load_mirror_key(Path(settings.mirror_key), passphrase)
+        state = mirror_state(Path(settings.mirror_key), self.origin)
+        return Mirror(site, cosigner, self.log_key, self.origin, SystemClock(), state)
+
+    async def best_checkpoint(self, index: int) -> OpenedCheckpoint | None:
+        """The largest checkpoint of a reachable site that covers `index` and meets the policy; None: there is none."""
+        policy = self.policy()
+        best: OpenedCheckpoint | None = None
+        for site in self.sites():
+            try:
+                opened = parse_checkpoint((await site.objects.get(CHECKPOINT)).data)
+                policy.check(opened)
+            except (ObjectMissing, StoreUnavailable, Tampered):
+                continue
+            if opened.checkpoint.size > index and (best is None or opened.checkpoint.size > best.checkpoint.size):
+                best = opened
+        return best
+
+
+@dataclass(frozen=True, slots=True)
+class WritableLedger:
+    """A ledger opened for writing: this process holds its lock and its newest epoch."""
+
+    ledger: OpenLedger
+    sequencer: Sequencer
+    publisher: Publisher
+
+    async def publish(self, report: Report | None = None) -> None:
+        """Sign and publish what is committed."""
+        await self.publisher.publish(report)
+
+
+@asynccontextmanager
+async def open_ledger(root: Path, environment: Environment) -> AsyncIterator[OpenLedger]:
+    """Open a ledger for reading. Raises InvalidRequest when `root` is none."""
+    paths = LedgerPaths(root.absolute())
+    settings = read_settings(paths)
+    store = await SqliteEntryStore.open(paths.store)
+    try:
+        published = Prefixed(DirectoryStore(paths.published), origin_prefix(settings.origin))
+        yield OpenLedger(paths, settings, environment, store, published, Reader(store, published))
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def open_for_writing(root: Path, environment: Environment, passphrase: str) -> AsyncIterator[WritableLedger]:
+    """Open a ledger for writing: lock it, become its writer, finish what an earlier run left unpublished.
+
+    Raises:
+        LockHeld: another process is writing it.
+        InvalidRequest: it is no ledger, or the passphrase is wrong.
+    """
+    async with AsyncExitStack() as stack:
+        paths = LedgerPaths(root.absolute())
+        settings = read_settings(paths)
+        stack.enter_context(hold_lock(paths.lock))
+        signer = load_log_key(paths.log_key, passphrase)
+        if signer.vkey != settings.vkey:
+            raise Tampered(
+                f"{paths.log_key} is not the key of {settings.origin}", hint="put the ledger's own log.key back"
+            )
+        ledger = await stack.enter_async_context(open_ledger(root, environment))
+        sequencer = await stack.enter_async_context(Sequencer(ledger.store, SystemClock()))
+        publisher = Publisher(ledger.store, ledger.published, signer, settings.origin, epoch=sequencer.epoch)
+        reader = Reader(ledger.store, ledger.published, committed=sequencer.committed)
+        ledger = OpenLedger(paths, settings, environment, ledger.store, ledger.published, reader)
+        await publisher.publish()
+        yield WritableLedger(ledger, sequencer, publisher)
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold an advisory lock on a file, released when the process ends in whatever way. Raises LockHeld."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreUnavailable(f"{path} cannot be opened ({error.strerror})", hint="check its permissions") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise LockHeld(
+                f"{path.parent} is being written by another process (pid {holder})",
+                hint="wait until it has finished, or end it",
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def create_store(path: Path) -> EntryStore:
+    """A new, empty entry store at `path`."""
+    return await SqliteEntryStore.open(path, create=True)
+
+
+def open_place(url: str, environment: Environment) -> ObjectStore:
+    """The object store at a directory or an S3 URL, unprefixed. Raises InvalidRequest."""
+    place = parse_place(url)
+    if isinstance(place, S3Place):
+        if environment.access_key is None or environment.secret_key is None:
+            raise InvalidRequest(
+                f"no credentials for {url}", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the site"
+            )
+        from ledger.store.s3 import S3Store, make_client  # boto3 takes long to import, and most sites are directories
+
+        client = make_client(
+            endpoint_url=place.endpoint or environment.endpoint,
+            region=place.region or environment.region or "us-east-1",
+            access_key=environment.access_key,
+            secret_key=environment.secret_key,
+            session_token=environment.session_token,
+        )
+        return S3Store(client, place.bucket, place.prefix)
+    return DirectoryStore(place)
+
+
+def open_site(settings: SiteSettings, origin: str, environment: Environment) -> Site:
+    """A site of the ledger `origin`."""
+    objects = Prefixed(open_place(settings.url, environment), origin_prefix(origin))
+    return Site(settings.name, objects, parse_vkey(settings.mirror))
+
+
+def create_log_key(path: Path, origin: str, passphrase: str, *, work_factor: int) -> keyfile.LogSigner:
+    """A new signing key for the log `origin`, in a file that is not there yet."""
+    return keyfile.create_log_key(path, origin, passphrase, work_factor=work_factor)
+
+
+def create_mirror_key(path: Path, name: str, passphrase: str, *, work_factor: int) -> keyfile.MirrorCosigner:
+    """A new cosigning key for a site's mirror, in a file that is not there yet."""
+    return keyfile.create_mirror_key(path, name, passphrase, work_factor=work_factor)
+
+
+def create_recovery_key(path: Path, passphrase: str, *, work_factor: int) -> keyfile.RecoveryPrivate:
+    """A new offline recovery key, in a file that is not there yet."""
+    return keyfile.create_recovery_key(path, passphrase, work_factor=work_factor)
+
+
+def load_log_key(path: Path, passphrase: str) -> keyfile.LogSigner:
+    """The log's signing key. Raises InvalidRequest (wrong passphrase, not there), Tampered."""
+    key = keyfile.load(path, passphrase)
+    if not isinstance(key, keyfile.LogSigner):
+        raise InvalidRequest(f"{path} is not a log's signing key", hint="name the log.key file")
+    return key
+
+
+def load_mirror_key(path: Path, passphrase: str) -> keyfile.MirrorCosigner:
+    """A mirror's key. Raises InvalidRequest (wrong passphrase, not there), Tampered."""
+    key = keyfile.load(path, passphrase)
+    if not isinstance(key, keyfile.MirrorCosigner):
+        raise InvalidRequest(f"{path} is not a mirror's key", hint="name the site's .mirror.key file")
+    return key
+
+
+def mirror_state(key_file: Path, origin: str) -> ObjectStore:
+    """What a mirror remembers of `origin`: kept beside its key, apart from the site."""
+    name = key_file.name.removesuffix(".key") + "-state"
+    return Prefixed(DirectoryStore(key_file.with_name(name)), origin_prefix(origin))
+
+
+def read_policy(path: Path) -> Policy:
+    """A trust policy file. Raises InvalidRequest when it cannot be read, MalformedPolicy."""
+    return parse_policy(read_file(path, "the trust policy"))
+
+
+def read_file(path: Path, what: str) -> bytes:
+    """A file an operator named. Raises InvalidRequest."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{what} {path} cannot be read ({error.strerror})", hint="check the path") from error
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a file whole or not at all, durable on return. Raises DiskFull, StoreUnavailable."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with os_errors(path):
+        try:
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            partial.replace(path)
+            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def os_errors(path: Path | None = None) -> Iterator[None]:
+    """Translate what the operating system refuses. Raises DiskFull, StoreUnavailable."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise (DiskFull if full else StoreUnavailable)(
+            f"{path or error.filename} cannot be written ({error.strerror})",
+            hint="free space, then run it again" if full else "check permissions, or choose another place",
+        ) from error

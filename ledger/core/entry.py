@@ -1,0 +1,388 @@
+"""An event as a producer sends it, and the entry that records it: CloudEvents 1.0 as canonical bytes. Pure."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from json import JSONDecodeError
+from json.decoder import JSONDecoder, scanstring  # type: ignore[attr-defined]
+from json.encoder import encode_basestring
+from types import MappingProxyType
+from typing import Final
+
+from ledger.core.canonical import INTEGER_MAX, JsonValue, canonicalize, is_canonical, parse_canonical, parse_json
+from ledger.core.encoding import decode_base64
+from ledger.errors import EntryTooLarge, Malformed, MalformedEntry, MalformedEvent
+
+ENTRY_SIZE_MAX = 65_535
+"""An entry's length must fit the uint16 of an entry bundle (C2SP tlog-tiles)."""
+
+Extension = str | int | bool
+
+_NAME = re.compile(r"[a-z0-9]{1,64}")
+_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,18}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
+)
+_RECORDED_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_SPACE = re.compile(r"\s")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_EXTENSIONS: Mapping[str, Extension] = MappingProxyType({})
+
+_TEXT_ATTRIBUTES = ("id", "source", "type", "subject", "time", "datacontenttype", "dataref", "keyid")
+_RECORDED = ("streamversion", "recordedtime", "actor")
+_RESERVED = frozenset({*_TEXT_ATTRIBUTES, *_RECORDED, "specversion", "data"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a producer sends. `data` is always bytes: canonical JSON, or anything else exactly as received."""
+
+    id: str
+    source: str
+    type: str
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+    data: bytes | None = None
+    dataref: str | None = None
+    keyid: str | None = None
+    extensions: Mapping[str, Extension] = field(default_factory=lambda: _NO_EXTENSIONS)
+
+    @classmethod
+    def of_json(
+        cls,
+        data: JsonValue,
+        *,
+        id: str,  # noqa: A002 (CloudEvents' own name)
+        source: str,
+        type: str,  # noqa: A002
+        subject: str | None = None,
+        time: str | None = None,
+    ) -> Event:
+        """An event with JSON data. Raises Malformed when the data has no canonical JSON."""
+        return cls(id=id, source=source, type=type, subject=subject, time=time, data=canonicalize(data))
+
+    @property
+    def json_data(self) -> JsonValue:
+        """The data, parsed. Raises Malformed: there is none, or it is not JSON without floats."""
+        if self.data is None:
+            raise Malformed(f"event {self.id!r} has no data")
+        return parse_json(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A recorded event: what the producer sent, and what the sequencer set."""
+
+    event: Event
+    streamversion: int
+    recordedtime: str
+    actor: str
+
+
+@lru_cache(maxsize=4096)
+def event_time_us(text: str) -> int:
+    """Microseconds since 1970 of an RFC 3339 time; finer digits are cut, a leap second counts as the next second.
+
+    Raises:
+        MalformedEvent: it is no such time.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise MalformedEvent(f"{text[:64]!r} is no RFC 3339 time", hint="write 2026-11-24T01:53:35Z")
+    year, month, day, hour, minute, second = (int(match[i]) for i in range(1, 7))
+    leap = second == 60
+    try:
+        moment = datetime(year, month, day, hour, minute, 59 if leap else second, tzinfo=UTC)
+        shift = timedelta(hours=int(match[9] or 0), minutes=int(match[10] or 0))
+        if shift >= timedelta(days=1) or int(match[10] or 0) > 59:
+            raise ValueError("offset")
+        since = moment - _EPOCH + (shift if match[8] == "-" else -shift) + timedelta(seconds=int(leap))
+    except (ValueError, OverflowError) as error:
+        raise MalformedEvent(f"{text[:64]!r} is no RFC 3339 time", hint="write 2026-11-24T01:53:35Z") from error
+    return since // timedelta(microseconds=1) + int((match[7] or "0").ljust(6, "0")[:6])
+
+
+def format_time(us: int) -> str:
+    """RFC 3339 in UTC with six digits, as the sequencer writes it."""
+    return (_EPOCH + timedelta(microseconds=us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+# -- writing --------------------------------------------------------------------------------------------------------
+
+
+def _is_json_type(content_type: str | None) -> bool:
+    if content_type is None:
+        return True
+    media = content_type.split(";", 1)[0].strip().lower()
+    return media == "application/json" or media.endswith("+json")
+
+
+def check_event(event: Event) -> None:
+    """Raises MalformedEvent: an attribute is not what CloudEvents 1.0 §3 allows."""
+    for name in ("id", "source", "type"):
+        if not getattr(event, name):
+            raise MalformedEvent(f"the event has no {name}", hint=f"CloudEvents demands a non-empty {name}")
+    for name in _TEXT_ATTRIBUTES:
+        value = getattr(event, name)
+        if value is None:
+            continue
+        if not isinstance(value, str) or not value:
+            raise MalformedEvent(f"attribute {name!r} is not a non-empty text")
+        if _CONTROL.search(value):
+            raise MalformedEvent(f"attribute {name!r} holds a control character or a lone surrogate")
+    if _SPACE.search(event.source):
+        raise MalformedEvent(f"source {event.source!r} is no URI reference", hint="it may not hold spaces")
+    if event.time is not None:
+        event_time_us(event.time)
+    for name, extension in event.extensions.items():
+        if not _NAME.fullmatch(name) or name in _RESERVED:
+            raise MalformedEvent(f"{name[:64]!r} is no name for an extension attribute", hint="use a-z and 0-9 only")
+        if isinstance(extension, str):
+            if _CONTROL.search(extension):
+                raise MalformedEvent(f"attribute {name!r} holds a control character or a lone surrogate")
+        elif not isinstance(extension, int) or not -INTEGER_MAX <= extension <= INTEGER_MAX:
+            raise MalformedEvent(f"attribute {name!r} is neither a text, nor an integer, nor true or false")
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The entry's canonical bytes: what is hashed into the tree.
+
+    Raises:
+        MalformedEvent: an attribute is not what CloudEvents allows.
+        EntryTooLarge: they would pass 65,535 bytes.
+    """
+    check_event(entry.event)
+    data = _encode(entry)
+    if len(data) > ENTRY_SIZE_MAX:
+        raise EntryTooLarge(
+            f"event {entry.event.id!r} makes an entry of {len(data)} bytes; the most is {ENTRY_SIZE_MAX}",
+            hint="send less, or keep the data elsewhere and send a dataref",
+        )
+    return data
+
+
+def _encode(entry: Entry) -> bytes:
+    event = entry.event
+    members: dict[str, bytes] = {
+        "specversion": b'"1.0"',
+        "streamversion": b"%d" % entry.streamversion,
+        "recordedtime": _text(entry.recordedtime),
+        "actor": _text(entry.actor),
+    }
+    for name in _TEXT_ATTRIBUTES:
+        value = getattr(event, name)
+        if value is not None:
+            members[name] = _text(value)
+    for name, extension in event.extensions.items():
+        members[name] = canonicalize(extension)
+    if event.data is not None:
+        if _is_plain(event):
+            members["data"] = event.data
+        else:
+            members["data_base64"] = b'"%s"' % base64.b64encode(event.data)
+    # All names are ASCII, where code points and UTF-16 code units sort alike (RFC 8785 §3.2.3).
+    return b"{%s}" % b",".join(b'"%s":%s' % (name.encode(), members[name]) for name in sorted(members))
+
+
+def _text(value: str) -> bytes:
+    # The standard library escapes exactly what RFC 8785 §3.2.2.2 does; a property test holds it to that.
+    return encode_basestring(value).encode("utf-8")
+
+
+# -- reading --------------------------------------------------------------------------------------------------------
+
+
+def decode_entry(data: bytes) -> Entry:
+    """The entry with these canonical bytes; unknown attributes are kept.
+
+    Raises:
+        MalformedEntry: they are not exactly the bytes that `encode_entry` writes.
+    """
+    if len(data) > ENTRY_SIZE_MAX:
+        raise MalformedEntry(f"an entry of {len(data)} bytes; the most is {ENTRY_SIZE_MAX}")
+    try:
+        value = parse_canonical(data)
+        if not isinstance(value, dict) or value.pop("specversion", None) != "1.0":
+            raise MalformedEntry("it is no CloudEvents 1.0 object")
+        streamversion, recordedtime, actor = (value.pop(name, None) for name in _RECORDED)
+        if not isinstance(streamversion, int) or isinstance(streamversion, bool) or streamversion < 1:
+            raise MalformedEntry("streamversion is not a positive integer")
+        if not isinstance(recordedtime, str) or not _RECORDED_TIME.fullmatch(recordedtime):
+            raise MalformedEntry("recordedtime is not a time as the sequencer writes it")
+        if not isinstance(actor, str):
+            raise MalformedEntry("actor is missing")
+        if None in value.values():
+            raise MalformedEntry("an attribute is null, which is written by leaving it out")
+        in_base64, in_data = "data_base64" in value, "data" in value
+        event = _event_of(value)
+        check_event(event)
+        event_time_us(recordedtime)
+        if event.time is None:
+            raise MalformedEntry("it has no time")
+        misplaced = _is_plain(event) if in_base64 else in_data and not _may_be_plain(event)
+        if misplaced:
+            raise MalformedEntry("its data is not where it belongs")
+    except MalformedEntry:
+        raise
+    except Malformed as error:
+        raise MalformedEntry(error.what) from error
+    return Entry(event, streamversion, recordedtime, actor)
+
+
+def _is_plain(event: Event) -> bool:
+    """Whether the data stands as `data`, not as `data_base64`."""
+    return event.data is not None and _may_be_plain(event) and is_canonical(event.data)
+
+
+def _may_be_plain(event: Event) -> bool:
+    return event.keyid is None and _is_json_type(event.datacontenttype)
+
+
+def _event_of(value: dict[str, JsonValue]) -> Event:
+    """An event from its attributes; `value` is used up. Raises MalformedEvent."""
+    data: bytes | None = None
+    if "data" in value and "data_base64" in value:
+        raise MalformedEvent("it has both data and data_base64")
+    if "data" in value:
+        data = canonicalize(value.pop("data"))
+    elif "data_base64" in value:
+        data = _base64(value.pop("data_base64"))
+    texts: dict[str, str | None] = {}
+    for name in _TEXT_ATTRIBUTES:
+        text = value.pop(name, None)
+        if text is not None and not isinstance(text, str):
+            raise MalformedEvent(f"attribute {name!r} is not a text")
+        texts[name] = text
+    extensions: dict[str, Extension] = {}
+    for name, extension in value.items():
+        if not isinstance(extension, str | int):
+            raise MalformedEvent(f"attribute {name[:64]!r} is neither a text, nor an integer, nor true or false")
+        extensions[name] = extension
+    return Event(
+        id=texts["id"] or "",
+        source=texts["source"] or "",
+        type=texts["type"] or "",
+        subject=texts["subject"],
+        time=texts["time"],
+        datacontenttype=texts["datacontenttype"],
+        data=data,
+        dataref=texts["dataref"],
+        keyid=texts["keyid"],
+        extensions=MappingProxyType(extensions) if extensions else _NO_EXTENSIONS,
+    )
+
+
+def _base64(value: JsonValue) -> bytes:
+    if not isinstance(value, str):
+        raise MalformedEvent("data_base64 is not a text")
+    try:
+        return decode_base64(value)
+    except ValueError as error:
+        raise MalformedEvent(f"data_base64 is not base64 ({error})") from error
+
+
+_lenient = JSONDecoder(strict=True)
+_WHITESPACE = re.compile(r"[ \t\n\r]*")
+
+
+def parse_event(line: bytes) -> Event:
+    """A CloudEvent in JSON format (structured mode), as a producer sent it.
+
+    `data` is kept as received: the exact bytes of the member, or, when the content type is not JSON and the member is
+    a text, that text in UTF-8.
+
+    Raises:
+        MalformedEvent: it is no CloudEvents 1.0 event that can be recorded.
+    """
+    try:
+        text = line.decode("utf-8")
+        members = _members(text)
+        version = parse_json(members.pop("specversion", "null").encode())
+        if version != "1.0":
+            raise MalformedEvent(f"specversion is {version!r}, not '1.0'", hint="send CloudEvents 1.0")
+        for name in (*_RECORDED, "keyid"):
+            if name in members:
+                raise MalformedEvent(f"attribute {name!r} is set by the ledger", hint="leave it out")
+        raw = members.pop("data", None)
+        event = _event_of({name: parse_json(member.encode()) for name, member in members.items() if member != "null"})
+        if raw is not None:
+            if event.data is not None:
+                raise MalformedEvent("it has both data and data_base64")
+            event = replace(event, data=_received(raw, event.datacontenttype))
+        check_event(event)
+    except UnicodeDecodeError as error:
+        raise MalformedEvent(f"byte {error.start} is not UTF-8") from error
+    except MalformedEvent:
+        raise
+    except (Malformed, UnicodeEncodeError) as error:
+        raise MalformedEvent(str(error)) from error
+    except RecursionError as error:
+        raise MalformedEvent("it is nested too deeply") from error
+    return event
+
+
+def _received(raw: str, content_type: str | None) -> bytes:
+    if not _is_json_type(content_type) and raw.startswith('"'):
+        text = _lenient.decode(raw)
+        assert isinstance(text, str)
+        return text.encode("utf-8")
+    return raw.encode("utf-8")
+
+
+def _members(text: str) -> dict[str, str]:
+    """The members of a JSON object with the exact text of each value. Raises MalformedEvent."""
+    members: dict[str, str] = {}
+    try:
+        position = _skip(text, 0)
+        if text[position : position + 1] != "{":
+            raise MalformedEvent("it is no JSON object", hint="send one CloudEvent in JSON a line")
+        position = _skip(text, position + 1)
+        while text[position : position + 1] != "}":
+            if members:
+                position = _expect(text, position, ",")
+            if text[position : position + 1] != '"':
+                raise MalformedEvent(f"a member's name is expected at character {position}")
+            name, position = scanstring(text, position + 1, True)
+            position = _expect(text, _skip(text, position), ":")
+            if name in members:
+                raise MalformedEvent(f"attribute {name[:64]!r} stands twice")
+            _, end = _lenient.raw_decode(text, position)
+            members[name] = text[position:end]
+            position = _skip(text, end)
+        if _skip(text, position + 1) != len(text):
+            raise MalformedEvent("something follows the event", hint="send one CloudEvent in JSON a line")
+    except JSONDecodeError as error:
+        raise MalformedEvent(f"it is not JSON ({error})") from error
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise MalformedEvent(f"it is not JSON that can be read ({error})") from error
+    return members
+
+
+def _skip(text: str, position: int) -> int:
+    match = _WHITESPACE.match(text, position)
+    assert match is not None
+    return match.end()
+
+
+def _expect(text: str, position: int, mark: str) -> int:
+    if text[position : position + 1] != mark:
+        raise MalformedEvent(f"{mark!r} is expected at character {position}")
+    return _skip(text, position + 1)
+
+
+def same_event(stored: Entry, sent: Event) -> bool:
+    """Whether a producer sent again what is stored: idempotency, docs/formats.md section 1.
+
+    A `sent` without a time is not compared by time, as the stored one's may be the sequencer's default.
+    """
+    event = stored.event
+    return (
+        (event.id, event.source, event.type, event.subject, event.datacontenttype, event.data)
+        == (sent.id, sent.source, sent.type, sent.subject, sent.datacontenttype, sent.data)
+    ) and (sent.time is None or sent.time == event.time)

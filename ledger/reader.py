@@ -1,0 +1,150 @@
+"""Reading the log: by index, by attribute, as of a time, live, and with proofs. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+
+from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
+from ledger.core.merkle import (
+    LeafIndex,
+    Node,
+    TreeSize,
+    consistency_nodes,
+    consistency_proof,
+    inclusion_nodes,
+    inclusion_proof,
+)
+from ledger.core.note import format_note
+from ledger.core.proof import Receipt
+from ledger.core.tiles import Tile, decode_tile, node_in_tile, tile_of_node
+from ledger.errors import InvalidRequest, ObjectMissing, Tampered
+from ledger.sequencer import CommitSignal
+from ledger.store.base import EntryStore, Head, ObjectStore, Selection, StoredEntry, StreamId
+
+PAGE_ENTRIES = 1_000
+
+
+class Reader:
+    """Answers questions about one ledger from its store and its published tiles.
+
+    `objects` is prefixed to the origin. `committed` makes live reading immediate for commits of this process; those
+    of other processes are seen within `poll_s`.
+    """
+
+    def __init__(self, store: EntryStore, objects: ObjectStore, *, committed: CommitSignal | None = None) -> None:
+        self._store = store
+        self._objects = objects
+        self._committed = committed or CommitSignal()
+
+    async def head(self) -> Head:
+        """The committed end of the log."""
+        return await self._store.head()
+
+    async def entry(self, index: int) -> StoredEntry:
+        """One entry. Raises InvalidRequest when the log is not that long."""
+        found = await self._store.read(index, 1) if index >= 0 else []
+        if not found:
+            size = (await self.head()).size
+            raise InvalidRequest(f"there is no entry {index}; the ledger has {size}", hint=f"ask for 0 to {size - 1}")
+        return found[0]
+
+    async def entries(self, start: int = 0, stop: int | None = None) -> AsyncIterator[StoredEntry]:
+        """Entries `start` (inclusive) to `stop` (exclusive; None: what is committed when it gets there), in order."""
+        while stop is None or start < stop:
+            limit = PAGE_ENTRIES if stop is None else min(PAGE_ENTRIES, stop - start)
+            page = await self._store.read(start, limit)
+            if not page:
+                return
+            for stored in page:
+                yield stored
+            start += len(page)
+
+    async def tail(self, start: int = 0, *, poll_s: float = 0.2) -> AsyncIterator[StoredEntry]:
+        """Catch up from `start`, then follow live, for ever: every entry once, in order, without a gap.
+
+        Resume after a break with `start` = last index seen + 1. Memory: one page.
+        """
+        while True:
+            page = await self._store.read(start, PAGE_ENTRIES)
+            for stored in page:
+                yield stored
+            start += len(page)
+            if not page:
+                await self._committed.wait(poll_s)
+
+    async def select(self, what: Selection, *, limit: int) -> Sequence[StoredEntry]:
+        """Up to `limit` entries that match (see `EntryStore.select`)."""
+        return await self._store.select(what, limit=limit)
+
+    async def selected(self, what: Selection, *, limit: int | None = None) -> AsyncIterator[StoredEntry]:
+        """Every entry that matches, page by page."""
+        left = limit
+        while left is None or left > 0:
+            page = await self._store.select(what, limit=PAGE_ENTRIES if left is None else min(PAGE_ENTRIES, left))
+            if not page:
+                return
+            for stored in page:
+                yield stored
+            left = None if left is None else left - len(page)
+            last = page[-1].index
+            what = replace(what, stop=last) if what.newest_first else replace(what, start=last + 1)
+
+    async def stream_versions(self, streams: Sequence[StreamId]) -> Mapping[StreamId, int]:
+        """The last version of each stream."""
+        return await self._store.stream_versions(streams)
+
+    async def size_at(self, recordedtime_us: int) -> int:
+        """How many entries had been recorded at that moment."""
+        return await self._store.size_at(recordedtime_us)
+
+    async def published(self) -> OpenedCheckpoint:
+        """The checkpoint shown to the world. Raises InvalidRequest when nothing has been published yet."""
+        try:
+            return parse_checkpoint((await self._objects.get(CHECKPOINT)).data)
+        except ObjectMissing as error:
+            raise InvalidRequest("this ledger has not published a checkpoint yet", hint="append something") from error
+
+    async def prove(self, index: int, checkpoint: OpenedCheckpoint | None = None) -> Receipt:
+        """A receipt for entry `index` against `checkpoint` (default: the published one), C2SP tlog-proof.
+
+        Raises:
+            InvalidRequest: the entry is not covered by the checkpoint.
+            Tampered: a published tile it needs is missing or damaged.
+        """
+        published = await self.published()
+        against = checkpoint or published
+        size = against.checkpoint.size
+        if not 0 <= index < size:
+            raise InvalidRequest(
+                f"entry {index} is not covered by the checkpoint of size {size}",
+                hint="replicate first, or ask for an earlier entry",
+            )
+        place, tree = LeafIndex(index), TreeSize(size)
+        nodes = await self._nodes(inclusion_nodes(place, tree), published.checkpoint)
+        hashes = inclusion_proof(place, tree, nodes.__getitem__)
+        return Receipt(index=index, hashes=tuple(hashes), checkpoint=format_note(against.note), extra=None)
+
+    async def prove_consistency(self, old: int, new: int) -> list[bytes]:
+        """The consistency proof between two tree sizes (RFC 6962 §2.1.2). Raises InvalidRequest, Tampered."""
+        published = (await self.published()).checkpoint
+        if not 0 <= old <= new <= published.size:
+            raise InvalidRequest(f"there is no proof from size {old} to {new} in a tree of size {published.size}")
+        nodes = await self._nodes(consistency_nodes(TreeSize(old), TreeSize(new)), published)
+        return consistency_proof(TreeSize(old), TreeSize(new), nodes.__getitem__)
+
+    async def _nodes(self, wanted: Sequence[Node], published: Checkpoint) -> dict[Node, bytes]:
+        tiles: dict[Tile, list[bytes]] = {}
+        nodes: dict[Node, bytes] = {}
+        for node in wanted:
+            tile = tile_of_node(node, TreeSize(published.size))
+            if tile not in tiles:
+                try:
+                    data = (await self._objects.get(tile.path)).data
+                except ObjectMissing as error:
+                    raise Tampered(
+                        f"{self._objects.where}/{tile.path} is missing", key=tile.path, hint="restore from a site"
+                    ) from error
+                tiles[tile] = decode_tile(data, tile.width)
+            nodes[node] = node_in_tile(tile, tiles[tile], node)
+        return nodes

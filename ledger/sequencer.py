@@ -1,0 +1,372 @@
+"""The only writer: a bounded pool of append calls, committed together at dense indexes (group commit).
+
+Idempotency, optimistic stream versions and recorded time are decided here; how rows become durable is the store's.
+Signing and publishing are not here: see publisher.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+from ledger.core.entry import Entry, Event, decode_entry, encode_entry, event_time_us, format_time, same_event
+from ledger.core.merkle import CompactRange, leaf_hash
+from ledger.errors import (
+    CompareFailed,
+    DuplicateKeys,
+    Fenced,
+    IdConflict,
+    InvalidRequest,
+    JinshiError,
+    Pushback,
+    StoreUnavailable,
+    VersionConflict,
+)
+from ledger.protocols import Clock
+from ledger.store.base import EntryStore, Head, Row, StoredEntry, StreamId
+
+EventKey = tuple[str, str]
+"""(source, id): what idempotency goes by."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequencerLimits:
+    """Bounds of one sequencer. `append_entries_max` bounds a call, `commit_entries_max` one transaction."""
+
+    pool_entries_max: int = 65_536
+    append_entries_max: int = 4_096
+    commit_entries_max: int = 8_192
+    streams_cached_max: int = 65_536
+    retry_after_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Where an event stands in the log. `duplicate`: it stood there before this call."""
+
+    index: int
+    streamversion: int
+    recordedtime: str
+    leaf_hash: bytes
+    duplicate: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """One append call waiting in the pool."""
+
+    events: Sequence[Event]
+    actor: str
+    expected_version: int | None
+    done: asyncio.Future[list[Recorded]]
+
+    @property
+    def keys(self) -> Iterable[EventKey]:
+        return ((event.source, event.id) for event in self.events)
+
+
+@dataclass(slots=True)
+class _Staged:
+    """One transaction in the making: rows at `base`, +1, ... and what each call will be answered."""
+
+    base: int
+    recordedtime_us: int
+    rows: list[Row] = field(default_factory=list)
+    answers: list[tuple[_Call, list[Recorded]]] = field(default_factory=list)
+    versions: dict[StreamId, int] = field(default_factory=dict)
+
+
+class CommitSignal:
+    """Wakes live readers in this process after each commit."""
+
+    def __init__(self) -> None:
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def set(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return at the next commit, or after `timeout_s` (another process may have committed)."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait({waiter}, timeout=timeout_s)
+        finally:
+            self._waiters.discard(waiter)
+
+
+def stream_of(event: Event) -> StreamId:
+    """The stream an event belongs to: (source, subject), '' standing for no subject."""
+    return StreamId(event.source, event.subject or "")
+
+
+def row_of(entry: Entry, data: bytes) -> Row:
+    """The store's row for an entry and its canonical bytes."""
+    event = entry.event
+    assert event.time is not None, "an entry always has a time"
+    return Row(
+        entry=data,
+        leaf_hash=leaf_hash(data),
+        source=event.source,
+        id=event.id,
+        subject=event.subject or "",
+        streamversion=entry.streamversion,
+        type=event.type,
+        actor=entry.actor,
+        time_us=event_time_us(event.time),
+        recordedtime_us=event_time_us(entry.recordedtime),
+    )
+
+
+class Sequencer:
+    """Appends events; use as an async context manager, one per ledger.
+
+    Entering claims the store's next epoch: every other writer of the same store is fenced from then on.
+    """
+
+    def __init__(self, store: EntryStore, clock: Clock, *, limits: SequencerLimits | None = None) -> None:
+        self._store = store
+        self._clock = clock
+        self._limits = limits or SequencerLimits()
+        self._pool: deque[_Call] = deque()
+        self._pool_entries = 0
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self._head: Head | None = None  # None: to be read again before the next commit
+        self._epoch = 0
+        self._failed: JinshiError | None = None
+        self._versions: OrderedDict[StreamId, int] = OrderedDict()
+        self.committed = CommitSignal()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch claimed on entering."""
+        return self._epoch
+
+    async def __aenter__(self) -> Sequencer:
+        self._epoch = await self._store.claim()
+        self._task = asyncio.create_task(self._run(), name="sequencer")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Commit what is in the pool, then stop."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    async def append(
+        self, events: Sequence[Event], *, actor: str, expected_version: int | None = None
+    ) -> list[Recorded]:
+        """Record `events` contiguously and in order, all or none; durable on return.
+
+        An event recorded before under its (source, id) with the same content is not recorded again: its place is
+        answered with `duplicate=True`, and the rest is appended. `expected_version` is the version of the one stream
+        all events belong to (0: it must be new).
+
+        Raises:
+            IdConflict: a (source, id) is recorded with other content.
+            VersionConflict: the stream is not at `expected_version`.
+            EntryTooLarge, MalformedEvent: an event cannot be recorded.
+            Pushback: the pool is full; the call can be repeated later.
+            InvalidRequest: too many events in one call, or `expected_version` with more than one stream.
+            Fenced: another writer has taken over.
+            StoreUnavailable: the store failed; where the outcome is unknown, repeating the call is safe.
+        """
+        if not events:
+            return []
+        limits = self._limits
+        if len(events) > limits.append_entries_max:
+            raise InvalidRequest(
+                f"{len(events)} events in one append; the most is {limits.append_entries_max}", hint="append in parts"
+            )
+        if expected_version is not None and len({stream_of(event) for event in events}) > 1:
+            raise InvalidRequest("an expected version goes with the events of one stream only")
+        if self._failed is not None:
+            raise self._failed
+        if self._closing or self._task is None:
+            raise InvalidRequest("the ledger is not open for writing")
+        if self._pool_entries + len(events) > limits.pool_entries_max:
+            raise Pushback(f"{self._pool_entries} events wait to be committed", retry_after_s=limits.retry_after_s)
+        call = _Call(events, actor, expected_version, asyncio.get_running_loop().create_future())
+        self._pool.append(call)
+        self._pool_entries += len(events)
+        self._wake.set()
+        return await call.done
+
+    # -- the writer's loop --
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pool:
+                calls = self._take()
+                try:
+                    await self._commit(calls)
+                except JinshiError as error:
+                    _refuse(calls, error)
+                    self._head = None  # what is committed is read again: recovery is the normal path
+                    self._versions.clear()
+                    if isinstance(error, Fenced | CompareFailed):
+                        self._stop_for_good(calls, Fenced(error.what, hint=error.hint))
+                except BaseException:
+                    self._stop_for_good(calls, StoreUnavailable("the ledger's writer stopped", hint="open it again"))
+                    raise
+            if self._closing:
+                return
+
+    def _take(self) -> list[_Call]:
+        """As many calls as fit one transaction; two calls that share a key go into different ones."""
+        calls: list[_Call] = []
+        entries, keys = 0, set[EventKey]()
+        while self._pool and (not calls or entries + len(self._pool[0].events) <= self._limits.commit_entries_max):
+            call_keys = set(self._pool[0].keys)
+            if not keys.isdisjoint(call_keys):
+                break
+            call = self._pool.popleft()
+            self._pool_entries -= len(call.events)
+            entries += len(call.events)
+            keys |= call_keys
+            if not call.done.done():  # a caller that was cancelled is not recorded
+                calls.append(call)
+        return calls
+
+    def _stop_for_good(self, calls: Iterable[_Call], error: JinshiError) -> None:
+        self._failed = error
+        _refuse([*calls, *self._pool], error)
+        self._pool.clear()
+        self._pool_entries = 0
+
+    async def _commit(self, calls: Sequence[_Call]) -> None:
+        if self._head is None:
+            self._head = await self._store.head()
+        await self._load_versions(calls)
+        # A retry of an append that succeeded must find its first receipt before its version is looked at.
+        known = await self._find([call for call in calls if call.expected_version is not None])
+        staged = self._stage(calls, known)
+        try:
+            await self._commit_staged(staged)
+        except DuplicateKeys:  # optimistic: ids are looked up only when some were there already
+            staged = self._stage(calls, await self._find(calls))
+            await self._commit_staged(staged)
+        for stream, version in staged.versions.items():
+            self._versions[stream] = version
+            self._versions.move_to_end(stream)
+        while len(self._versions) > self._limits.streams_cached_max:
+            self._versions.popitem(last=False)
+        for call, answer in staged.answers:
+            if not call.done.done():
+                call.done.set_result(answer)
+        self.committed.set()
+
+    async def _find(self, calls: Sequence[_Call]) -> Mapping[EventKey, StoredEntry]:
+        keys = [key for call in calls for key in call.keys]
+        return await self._store.find_ids(keys) if keys else {}
+
+    async def _load_versions(self, calls: Sequence[_Call]) -> None:
+        streams = {stream_of(event) for call in calls for event in call.events}
+        unknown = [stream for stream in streams if stream not in self._versions]
+        if unknown:
+            self._versions.update(await self._store.stream_versions(unknown))
+
+    async def _commit_staged(self, staged: _Staged) -> None:
+        """Commit, and find out how a commit of unknown outcome went."""
+        if not staged.rows:
+            return
+        head = self._head
+        assert head is not None
+        tree = CompactRange(head.size, head.frontier).extend(row.leaf_hash for row in staged.rows)
+        reached = Head(tree.size, tree.frontier, staged.recordedtime_us, self._epoch)
+        try:
+            # Commit point: a crash after this line leaves the entries recorded; the callers' retries find them.
+            await self._store.commit(staged.rows, expected_size=head.size, frontier=tree.frontier, epoch=self._epoch)
+        except (Fenced, CompareFailed, DuplicateKeys):
+            raise
+        except StoreUnavailable:
+            found = await self._store.head()
+            if found != reached:
+                raise
+        self._head = reached
+
+    # -- staging: pure, from the pool's calls to rows --
+
+    def _stage(self, calls: Sequence[_Call], known: Mapping[EventKey, StoredEntry]) -> _Staged:
+        assert self._head is not None
+        now_us = round(self._clock.now().timestamp() * 1_000_000)
+        staged = _Staged(self._head.size, max(now_us, self._head.recordedtime_us))  # never goes back
+        for call in calls:
+            if call.done.done():
+                continue
+            try:
+                self._stage_call(staged, call, known)
+            except JinshiError as error:  # this call only; the others of the pool go on
+                call.done.set_exception(error)
+        return staged
+
+    def _stage_call(self, staged: _Staged, call: _Call, known: Mapping[EventKey, StoredEntry]) -> None:
+        rows: list[Row] = []
+        answer: list[Recorded] = []
+        versions: dict[StreamId, int] = {}
+        placed: dict[EventKey, tuple[Entry, Recorded]] = {}
+        recordedtime = format_time(staged.recordedtime_us)
+        for event in call.events:
+            key = (event.source, event.id)
+            if (stored := known.get(key)) is not None:
+                answer.append(_first_receipt(stored, event))
+                continue
+            if (twin := placed.get(key)) is not None:  # twice in one call
+                _check_same(twin[0], event)
+                answer.append(replace(twin[1], duplicate=True))
+                continue
+            stream = stream_of(event)
+            version = versions.get(stream, staged.versions.get(stream, self._versions.get(stream, 0)))
+            if call.expected_version is not None and not placed and version != call.expected_version:
+                raise VersionConflict(
+                    f"stream {stream.subject or stream.source!r} is at version {version}, "
+                    f"expected {call.expected_version}",
+                    hint="read what was recorded since, then decide again",
+                )
+            timed = event if event.time is not None else replace(event, time=recordedtime)
+            entry = Entry(timed, streamversion=version + 1, recordedtime=recordedtime, actor=call.actor)
+            row = row_of(entry, encode_entry(entry))
+            recorded = Recorded(
+                staged.base + len(staged.rows) + len(rows), entry.streamversion, recordedtime, row.leaf_hash
+            )
+            rows.append(row)
+            answer.append(recorded)
+            versions[stream] = entry.streamversion
+            placed[key] = (entry, recorded)
+        staged.rows.extend(rows)
+        staged.versions.update(versions)
+        staged.answers.append((call, answer))
+
+
+def _first_receipt(stored: StoredEntry, event: Event) -> Recorded:
+    entry = decode_entry(stored.entry)
+    _check_same(entry, event, index=stored.index)
+    return Recorded(stored.index, entry.streamversion, entry.recordedtime, leaf_hash(stored.entry), duplicate=True)
+
+
+def _check_same(entry: Entry, event: Event, *, index: int | None = None) -> None:
+    if not same_event(entry, event):
+        place = "earlier in the same call" if index is None else f"at index {index}"
+        raise IdConflict(
+            f"event {event.id!r} of {event.source} is recorded {place} with other content",
+            hint="give a new event a new id",
+        )
+
+
+def _refuse(calls: Iterable[_Call], error: JinshiError) -> None:
+    for call in calls:
+        if not call.done.done():
+            call.done.set_exception(error)

@@ -1,0 +1,162 @@
+"""Both protocols in memory: for simulations and tests, and the plainest statement of what the others must do."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from ledger.errors import CompareFailed, DuplicateKeys, Fenced, ImmutableConflict, ObjectMissing
+from ledger.store.base import (
+    Head,
+    Row,
+    Selection,
+    SignedCheckpoint,
+    Stored,
+    StoredEntry,
+    StreamId,
+    Tag,
+    validate_key,
+)
+
+
+class MemoryObjectStore:
+    """An `ObjectStore` in a dictionary; durable as long as the object lives."""
+
+    def __init__(self, name: str = "memory") -> None:
+        self._name = name
+        self._objects: dict[str, bytes] = {}
+
+    @property
+    def where(self) -> str:
+        return self._name
+
+    async def get(self, key: str) -> Stored:
+        try:
+            data = self._objects[validate_key(key)]
+        except KeyError as error:
+            raise ObjectMissing(key, where=self._name) from error
+        return Stored(data, _tag(data))
+
+    async def put_immutable(self, key: str, data: bytes) -> None:
+        if self._objects.setdefault(validate_key(key), data) != data:
+            raise ImmutableConflict(f"{self._name}/{key} is there already with other bytes")
+
+    async def replace(self, key: str, data: bytes, *, expected: Tag | None) -> Tag:
+        stored = self._objects.get(validate_key(key))
+        if (None if stored is None else _tag(stored)) != expected:
+            raise CompareFailed(f"{self._name}/{key} is not what it was")
+        self._objects[key] = data
+        return _tag(data)
+
+    async def delete(self, key: str) -> None:
+        self._objects.pop(validate_key(key), None)
+
+    async def list_keys(self, prefix: str) -> AsyncIterator[str]:
+        for key in sorted(self._objects):
+            if key.startswith(prefix) and key in self._objects:
+                yield key
+
+
+def _tag(data: bytes) -> Tag:
+    return Tag(hashlib.sha256(data).hexdigest())
+
+
+class MemoryEntryStore:
+    """An `EntryStore` in lists and dictionaries; durable as long as the object lives."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._ids: dict[tuple[str, str], int] = {}
+        self._versions: dict[StreamId, int] = {}
+        self._frontier: tuple[bytes, ...] = ()
+        self._recorded_us: list[int] = []
+        self._epoch = 0
+        self._checkpoints: dict[str, SignedCheckpoint] = {}
+
+    @property
+    def where(self) -> str:
+        return "memory"
+
+    async def head(self) -> Head:
+        return Head(len(self._rows), self._frontier, self._recorded_us[-1] if self._recorded_us else 0, self._epoch)
+
+    async def claim(self) -> int:
+        self._epoch += 1
+        return self._epoch
+
+    async def commit(self, rows: Sequence[Row], *, expected_size: int, frontier: tuple[bytes, ...], epoch: int) -> None:
+        self._check_epoch(epoch)
+        if len(self._rows) != expected_size:
+            raise CompareFailed(f"{self.where} holds {len(self._rows)} entries, not {expected_size}")
+        ids, versions = dict(self._ids), dict(self._versions)
+        for index, row in enumerate(rows, expected_size):
+            stream = StreamId(row.source, row.subject)
+            if (row.source, row.id) in ids or row.streamversion != versions.get(stream, 0) + 1:
+                raise DuplicateKeys(f"{self.where} has {row.id!r} of {row.source} already")
+            ids[row.source, row.id] = index
+            versions[stream] = row.streamversion
+        self._ids, self._versions = ids, versions
+        self._rows.extend(rows)
+        self._recorded_us.extend(row.recordedtime_us for row in rows)
+        self._frontier = frontier
+
+    def _check_epoch(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            raise Fenced(f"epoch {self._epoch} writes {self.where} now; this writer's is {epoch}")
+
+    async def find_ids(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], StoredEntry]:
+        return {key: self._stored(self._ids[key]) for key in keys if key in self._ids}
+
+    def _stored(self, index: int) -> StoredEntry:
+        return StoredEntry(index, self._rows[index].entry)
+
+    async def stream_versions(self, streams: Sequence[StreamId]) -> Mapping[StreamId, int]:
+        return {stream: self._versions.get(stream, 0) for stream in streams}
+
+    async def read(self, start: int, limit: int) -> Sequence[StoredEntry]:
+        return [self._stored(index) for index in range(start, min(start + limit, len(self._rows)))]
+
+    async def rows(self, start: int, limit: int) -> Sequence[Row]:
+        return self._rows[start : start + limit]
+
+    async def select(self, what: Selection, *, limit: int) -> Sequence[StoredEntry]:
+        stop = len(self._rows) if what.stop is None else min(what.stop, len(self._rows))
+        indexes: Sequence[int] = range(what.start, stop)
+        if what.newest_first:
+            indexes = indexes[::-1]
+        found: list[StoredEntry] = []
+        for index in indexes:
+            if len(found) == limit:
+                break
+            if _matches(self._rows[index], what):
+                found.append(self._stored(index))
+        return found
+
+    async def size_at(self, recordedtime_us: int) -> int:
+        return bisect_right(self._recorded_us, recordedtime_us)
+
+    async def last_checkpoint(self, origin: str) -> SignedCheckpoint | None:
+        return self._checkpoints.get(origin)
+
+    async def record_checkpoint(self, checkpoint: SignedCheckpoint, *, expected_size: int | None, epoch: int) -> None:
+        self._check_epoch(epoch)
+        last = self._checkpoints.get(checkpoint.origin)
+        if (None if last is None else last.size) != expected_size:
+            raise CompareFailed(f"the last checkpoint of {checkpoint.origin} in {self.where} is another one")
+        self._checkpoints[checkpoint.origin] = checkpoint
+
+    async def close(self) -> None:
+        return None
+
+
+def _matches(row: Row, what: Selection) -> bool:
+    return (
+        what.source in (None, row.source)
+        and what.subject in (None, row.subject)
+        and what.actor in (None, row.actor)
+        and what.type in (None, row.type)
+        and (what.time_from_us is None or what.time_from_us <= row.time_us)
+        and (what.time_until_us is None or row.time_us < what.time_until_us)
+        and (what.recorded_until_us is None or row.recordedtime_us < what.recorded_until_us)
+    )

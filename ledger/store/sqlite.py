@@ -1,0 +1,375 @@
+"""The embedded entry store: one SQLite file, WAL, synchronous=FULL. One connection writes, another reads."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+from ledger.core.merkle import HASH_SIZE
+from ledger.errors import CompareFailed, DiskFull, DuplicateKeys, Fenced, InvalidRequest, StoreUnavailable
+from ledger.store.base import Head, Row, Selection, SignedCheckpoint, StoredEntry, StreamId
+
+T = TypeVar("T")
+
+APPLICATION_ID = 0x4A494E53  # "JINS"
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 10.0
+NAMES_CACHED_MAX = 10_000
+_PARAMETERS_MAX = 30_000  # SQLite allows 32,766 in a statement
+
+_SCHEMA = """
+CREATE TABLE entry (
+    position INTEGER PRIMARY KEY, data BLOB NOT NULL, leaf BLOB NOT NULL
+) STRICT;
+-- Apart from the entries, so that a search reads little; sources, types and actors are few and interned.
+CREATE TABLE name (number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE record (
+    position INTEGER PRIMARY KEY, source INTEGER NOT NULL, id TEXT NOT NULL, subject TEXT NOT NULL,
+    version INTEGER NOT NULL, type INTEGER NOT NULL, actor INTEGER NOT NULL,
+    time_us INTEGER NOT NULL, recorded_us INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX record_id ON record (id, source);
+CREATE UNIQUE INDEX record_stream ON record (subject, source, version);
+CREATE TABLE head (
+    only INTEGER PRIMARY KEY CHECK (only = 1), size INTEGER NOT NULL, frontier BLOB NOT NULL,
+    recorded_us INTEGER NOT NULL, epoch INTEGER NOT NULL
+) STRICT;
+INSERT INTO head VALUES (1, 0, x'', 0, 0);
+CREATE TABLE checkpoint (
+    origin TEXT PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL
+) STRICT;
+"""
+
+_FIND_IDS = """
+WITH wanted (source, id) AS (VALUES {})
+SELECT wanted.source, wanted.id, entry.position, entry.data FROM wanted
+CROSS JOIN name ON name.text = wanted.source
+CROSS JOIN record ON record.id = wanted.id AND record.source = name.number
+CROSS JOIN entry USING (position)
+"""
+_STREAM_VERSIONS = """
+WITH wanted (source, subject) AS (VALUES {})
+SELECT source, subject, (
+    SELECT max(version) FROM record
+    WHERE record.subject = wanted.subject
+    AND record.source = (SELECT number FROM name WHERE text = wanted.source)
+) FROM wanted
+"""
+_ROWS = """
+SELECT entry.data, entry.leaf, source.text, record.id, record.subject, record.version, type.text, actor.text,
+record.time_us, record.recorded_us
+FROM entry JOIN record USING (position)
+JOIN name AS source ON source.number = record.source
+JOIN name AS type ON type.number = record.type
+JOIN name AS actor ON actor.number = record.actor
+WHERE entry.position >= ? AND entry.position < ? ORDER BY entry.position
+"""
+_NUMBERED = "(SELECT number FROM name WHERE text = ?)"
+
+
+def _values(pairs: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(["(?, ?)"] * len(pairs))
+
+
+def _parts(pairs: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:
+    for first in range(0, len(pairs), _PARAMETERS_MAX // 2):
+        yield pairs[first : first + _PARAMETERS_MAX // 2]
+
+
+class SqliteEntryStore:
+    """An `EntryStore` in one file; other processes may read it at the same time."""
+
+    def __init__(self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+        self._path = path
+        self._writer = writer
+        self._reader = reader
+        self._names: dict[str, int] = {}
+        # A connection belongs to one thread at a time; reading goes on while a commit waits for the disk.
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="sqlite-write")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="sqlite-read")
+
+    @classmethod
+    async def open(cls, path: Path, *, create: bool = False) -> SqliteEntryStore:
+        """Open the store at `path`, or make an empty one when there is none and `create` is set.
+
+        Raises:
+            InvalidRequest: there is none, or it is not one of ours.
+            StoreUnavailable, DiskFull: it cannot be opened or made.
+        """
+        return await asyncio.to_thread(cls._open, path, create)
+
+    @classmethod
+    def _open(cls, path: Path, create: bool) -> SqliteEntryStore:
+        if not create and not path.is_file():
+            raise InvalidRequest(f"{path} is not there", hint="name a ledger's directory, or restore it from a site")
+        with _errors(path):
+            writer = _connect(path)
+            try:
+                _prepare(path, writer, create)
+                return cls(path, writer, _connect(path))
+            except BaseException:
+                writer.close()
+                raise
+
+    @property
+    def where(self) -> str:
+        return str(self._path)
+
+    async def head(self) -> Head:
+        return await self._write(self._head)
+
+    async def claim(self) -> int:
+        return await self._write(self._claim)
+
+    async def commit(self, rows: Sequence[Row], *, expected_size: int, frontier: tuple[bytes, ...], epoch: int) -> None:
+        await self._write(partial(self._commit, rows, expected_size, frontier, epoch))
+
+    async def find_ids(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], StoredEntry]:
+        return await self._write(partial(self._find_ids, keys))
+
+    async def stream_versions(self, streams: Sequence[StreamId]) -> Mapping[StreamId, int]:
+        return await self._write(partial(self._stream_versions, streams))
+
+    async def read(self, start: int, limit: int) -> Sequence[StoredEntry]:
+        sql = "SELECT position, data FROM entry WHERE position >= ? AND position < ? ORDER BY position"
+        rows = await self._read(lambda db: db.execute(sql, (start, start + limit)).fetchall())
+        return [StoredEntry(position, data) for position, data in rows]
+
+    async def rows(self, start: int, limit: int) -> Sequence[Row]:
+        rows = await self._read(lambda db: db.execute(_ROWS, (start, start + limit)).fetchall())
+        return [Row(*row) for row in rows]
+
+    async def select(self, what: Selection, *, limit: int) -> Sequence[StoredEntry]:
+        return await self._read(partial(_select, what, limit))
+
+    async def size_at(self, recordedtime_us: int) -> int:
+        return await self._read(partial(_size_at, recordedtime_us))
+
+    async def last_checkpoint(self, origin: str) -> SignedCheckpoint | None:
+        sql = "SELECT origin, size, root, note FROM checkpoint WHERE origin = ?"
+        row = await self._read(lambda db: db.execute(sql, (origin,)).fetchone())
+        return None if row is None else SignedCheckpoint(*row)
+
+    async def record_checkpoint(self, checkpoint: SignedCheckpoint, *, expected_size: int | None, epoch: int) -> None:
+        await self._write(partial(self._record_checkpoint, checkpoint, expected_size, epoch))
+
+    async def close(self) -> None:
+        await self._write(self._writer.close)
+        await self._read(lambda db: db.close())
+        self._writing.shutdown()
+        self._reading.shutdown()
+
+    # -- on the writing connection --
+
+    async def _write(self, act: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writing, self._guarded, act)
+
+    async def _read(self, act: Callable[[sqlite3.Connection], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reading, self._guarded, partial(act, self._reader))
+
+    def _guarded(self, act: Callable[[], T]) -> T:
+        with _errors(self._path):
+            return act()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._writer
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+
+    def _head(self) -> Head:
+        size, frontier, recorded_us, epoch = self._writer.execute(
+            "SELECT size, frontier, recorded_us, epoch FROM head"
+        ).fetchone()
+        hashes = tuple(frontier[i : i + HASH_SIZE] for i in range(0, len(frontier), HASH_SIZE))
+        return Head(size, hashes, recorded_us, epoch)
+
+    def _claim(self) -> int:
+        with self._transaction() as db:
+            db.execute("UPDATE head SET epoch = epoch + 1")
+            (epoch,) = db.execute("SELECT epoch FROM head").fetchone()
+        return int(epoch)
+
+    def _check_epoch(self, epoch: int) -> None:
+        found = self._head().epoch
+        if found != epoch:
+            raise Fenced(
+                f"{self._path} has been taken over by another writer (epoch {found}, this one is {epoch})",
+                hint="let only one process write",
+            )
+
+    def _commit(self, rows: Sequence[Row], expected_size: int, frontier: tuple[bytes, ...], epoch: int) -> None:
+        try:
+            with self._transaction() as db:
+                self._check_epoch(epoch)
+                size = self._head().size
+                if size != expected_size:
+                    raise CompareFailed(f"{self._path} holds {size} entries, not {expected_size}")
+                numbers = self._intern(chain.from_iterable((row.source, row.type, row.actor) for row in rows))
+                db.executemany(
+                    "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        (
+                            position,
+                            numbers[row.source],
+                            row.id,
+                            row.subject,
+                            row.streamversion,
+                            numbers[row.type],
+                            numbers[row.actor],
+                            row.time_us,
+                            row.recordedtime_us,
+                        )
+                        for position, row in enumerate(rows, expected_size)
+                    ),
+                )
+                db.executemany(
+                    "INSERT INTO entry VALUES (?, ?, ?)",
+                    ((position, row.entry, row.leaf_hash) for position, row in enumerate(rows, expected_size)),
+                )
+                recorded_us = rows[-1].recordedtime_us if rows else self._head().recordedtime_us
+                db.execute(
+                    "UPDATE head SET size = ?, frontier = ?, recorded_us = ?",
+                    (expected_size + len(rows), b"".join(frontier), recorded_us),
+                )
+                # Commit point: COMMIT returns when the log of this transaction is on the disk (synchronous=FULL).
+        except sqlite3.IntegrityError as error:
+            self._names.clear()
+            raise DuplicateKeys(f"{self._path}: an id or a stream version is there already") from error
+        except BaseException:
+            self._names.clear()  # what was interned may have been rolled back
+            raise
+
+    def _intern(self, texts: Iterable[str]) -> Mapping[str, int]:
+        if len(self._names) > NAMES_CACHED_MAX:
+            self._names.clear()
+        for text in set(texts) - self._names.keys():
+            self._writer.execute("INSERT OR IGNORE INTO name (text) VALUES (?)", (text,))
+            (number,) = self._writer.execute("SELECT number FROM name WHERE text = ?", (text,)).fetchone()
+            self._names[text] = number
+        return self._names
+
+    def _find_ids(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], StoredEntry]:
+        found: dict[tuple[str, str], StoredEntry] = {}
+        for wanted in _parts(keys):
+            rows = self._writer.execute(_FIND_IDS.format(_values(wanted)), list(chain.from_iterable(wanted)))
+            found.update({(source, id_): StoredEntry(position, data) for source, id_, position, data in rows})
+        return found
+
+    def _stream_versions(self, streams: Sequence[StreamId]) -> Mapping[StreamId, int]:
+        versions: dict[StreamId, int] = {}
+        for wanted in _parts([(one.source, one.subject) for one in streams]):
+            rows = self._writer.execute(_STREAM_VERSIONS.format(_values(wanted)), list(chain.from_iterable(wanted)))
+            versions.update({StreamId(source, subject): version or 0 for source, subject, version in rows})
+        return versions
+
+    def _record_checkpoint(self, checkpoint: SignedCheckpoint, expected_size: int | None, epoch: int) -> None:
+        with self._transaction() as db:
+            self._check_epoch(epoch)
+            row = db.execute("SELECT size FROM checkpoint WHERE origin = ?", (checkpoint.origin,)).fetchone()
+            if (None if row is None else row[0]) != expected_size:
+                raise CompareFailed(f"{self._path}: the last checkpoint of {checkpoint.origin} is another one")
+            db.execute(
+                "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?)",
+                (checkpoint.origin, checkpoint.size, checkpoint.root, checkpoint.note),
+            )
+
+
+# -- on the reading connection --
+
+
+def _select(what: Selection, limit: int, db: sqlite3.Connection) -> Sequence[StoredEntry]:
+    stop = what.stop
+    if what.recorded_until_us is not None:
+        recorded = _size_at(what.recorded_until_us - 1, db)
+        stop = recorded if stop is None else min(stop, recorded)
+    wanted: dict[str, str | int | None] = {
+        "record.position >= ?": what.start,
+        "record.position < ?": stop,
+        "record.subject = ?": what.subject,
+        f"record.source = {_NUMBERED}": what.source,
+        f"record.type = {_NUMBERED}": what.type,
+        f"record.actor = {_NUMBERED}": what.actor,
+        "record.time_us >= ?": what.time_from_us,
+        "record.time_us < ?": what.time_until_us,
+    }
+    conditions = {text: value for text, value in wanted.items() if value is not None}
+    sql = " ".join(
+        (
+            "SELECT position, data FROM record JOIN entry USING (position) WHERE",
+            " AND ".join(conditions),
+            "ORDER BY position DESC LIMIT ?" if what.newest_first else "ORDER BY position LIMIT ?",
+        )
+    )
+    return [StoredEntry(position, data) for position, data in db.execute(sql, (*conditions.values(), limit))]
+
+
+def _size_at(recorded_us: int, db: sqlite3.Connection) -> int:
+    # Recorded time never goes back with the position, so bisection needs no index of its own.
+    (count,) = db.execute("SELECT size FROM head").fetchone()
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        (found,) = db.execute("SELECT recorded_us FROM record WHERE position = ?", (middle,)).fetchone()
+        if found <= recorded_us:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+# -- opening --
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
+def _prepare(path: Path, db: sqlite3.Connection, create: bool) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not tables and create:
+        db.executescript(
+            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
+            f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+        return
+    if application != APPLICATION_ID:
+        raise InvalidRequest(f"{path} is no ledger's store", hint="name a ledger's directory")
+    if version != SCHEMA_VERSION:
+        raise InvalidRequest(f"{path} has schema {version}; this jinshi reads {SCHEMA_VERSION}", hint="use a newer one")
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Translate what SQLite reports. Raises DiskFull, StoreUnavailable."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.IntegrityError):
+            raise
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name == "SQLITE_FULL":
+            raise DiskFull(f"{path}: no space is left", hint="free space, then run it again") from error
+        if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+            raise StoreUnavailable(f"{path} is damaged ({error})", hint="restore the ledger from a site") from error
+        raise StoreUnavailable(
+            f"{path} cannot be used ({error})", hint="check permissions and the disk, then run it again"
+        ) from error

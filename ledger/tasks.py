@@ -1,0 +1,37 @@
+"""Bounded concurrency that fails as one: the first error is raised as itself, the rest is cancelled. And progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+Report = Callable[[int, int], None]
+"""Progress of long work: entries done, entries in all."""
+
+
+async def run_bounded(jobs: Iterable[Coroutine[Any, Any, Any]], *, parallel: int) -> None:
+    """Run every job, at most `parallel` at a time; `jobs` is consumed lazily, so it may be long.
+
+    Raises:
+        whatever the first failing job raises, once every other running job has been cancelled and has ended.
+    """
+    running: set[asyncio.Task[Any]] = set()
+    try:
+        for job in jobs:
+            running.add(asyncio.ensure_future(job))
+            if len(running) >= parallel:  # before the next one is made: what has not begun cannot be cancelled
+                await _reap(running)
+        while running:
+            await _reap(running)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _reap(running: set[asyncio.Task[Any]]) -> None:
+    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    running -= done
+    for task in done:
+        task.result()

@@ -1,0 +1,273 @@
+"""The one place that checks a copy against a checkpoint: for the auditor, the mirror, the restore and the drill.
+
+Hash tiles are authenticated from the root down, bundles against the tiles at level 0, in index order and in bounded
+memory. Whether the checkpoint itself is to be trusted is the trust policy's question (core/policy.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+
+from ledger.core.checkpoint import Checkpoint
+from ledger.core.merkle import EMPTY_ROOT, HASH_SIZE, CompactRange, frontier_nodes, leaf_hash, root_hash
+from ledger.core.tiles import (
+    ENTRIES,
+    TILE_WIDTH,
+    Tile,
+    decode_bundle,
+    decode_tile,
+    encode_bundle,
+    node_in_tile,
+    parse_tile_path,
+    tile_of_node,
+)
+from ledger.core.tiling import frontier_of
+from ledger.errors import Forked, Malformed, MalformedTile, ObjectMissing, Tampered
+from ledger.store.base import ObjectStore
+from ledger.tasks import Report
+
+PARALLEL = 8
+_TILES_KEPT = 64
+
+OnBundle = Callable[[int, Sequence[bytes]], Awaitable[None]]
+"""Handed verified entries: the index of the first, and their bytes."""
+
+
+async def read_tile(objects: ObjectStore, tile: Tile) -> bytes:
+    """A tile or bundle as stored; a partial one that is gone is cut out of its full tile (C2SP tlog-tiles).
+
+    Raises:
+        Tampered: it is missing, or the full one cannot be read.
+    """
+    try:
+        return (await objects.get(tile.path)).data
+    except ObjectMissing as missing:
+        error = Tampered(f"{objects.where}/{tile.path} is missing", key=tile.path, hint="use another copy")
+        if not tile.partial:
+            raise error from missing
+    try:
+        data = (await objects.get(tile.full.path)).data
+    except ObjectMissing as missing:
+        raise error from missing
+    try:
+        if tile.level == ENTRIES:
+            return encode_bundle(decode_bundle(data, TILE_WIDTH)[: tile.width])
+        return b"".join(decode_tile(data, TILE_WIDTH)[: tile.width])
+    except MalformedTile as malformed:
+        raise _damaged(objects, tile.full, malformed.what) from malformed
+
+
+def _damaged(objects: ObjectStore, tile: Tile, what: str) -> Tampered:
+    return Tampered(f"{objects.where}/{tile.path} is damaged: {what}", key=tile.path, hint="use another copy")
+
+
+class AuthenticatedTiles:
+    """The hash tiles of one checkpoint's tree, each proven to belong to its root before it is handed out."""
+
+    def __init__(self, objects: ObjectStore, checkpoint: Checkpoint, edges: Sequence[Sequence[bytes]]) -> None:
+        self._objects = objects
+        self._size = checkpoint.size
+        self._edges = edges
+        self._kept: OrderedDict[Tile, asyncio.Future[list[bytes]]] = OrderedDict()
+        self.tree = CompactRange(checkpoint.size, frontier_of(edges))
+
+    @classmethod
+    async def open(cls, objects: ObjectStore, checkpoint: Checkpoint) -> AuthenticatedTiles:
+        """Read the right edge of the tree, which everything else hangs from.
+
+        Raises:
+            Tampered: it does not hash to the checkpoint's root; names the object where it can be told.
+        """
+        edges: list[list[bytes]] = []
+        while checkpoint.size >> (8 * len(edges)):
+            tile = _edge(checkpoint.size, len(edges))
+            edges.append(await _hashes(objects, tile) if tile.width else [])
+        tiles = cls(objects, checkpoint, edges)
+        if tiles.tree.root() != checkpoint.root:
+            await tiles._blame_edge()
+            raise Tampered(
+                f"{objects.where}: the tiles hash to another root than the checkpoint of size {checkpoint.size}",
+                key="checkpoint",
+                hint="the checkpoint and the tiles belong to different histories; use another copy",
+            )
+        return tiles
+
+    async def hashes(self, level: int, index: int) -> list[bytes]:
+        """The hashes of one tile, as far as the tree has them. Raises Tampered, naming it."""
+        tile = Tile(level, index)
+        if (index << 8) + TILE_WIDTH > self._size >> (8 * level):
+            return list(self._edges[level])
+        found = self._kept.get(tile)
+        if found is None:
+            found = self._kept[tile] = asyncio.ensure_future(self._authenticate(tile))
+            while len(self._kept) > _TILES_KEPT:
+                self._kept.popitem(last=False)
+        return await asyncio.shield(found)
+
+    async def _authenticate(self, tile: Tile) -> list[bytes]:
+        parent = await self.hashes(tile.level + 1, tile.index >> 8)
+        hashes = await _hashes(self._objects, tile)
+        if root_hash(hashes) != parent[tile.index % TILE_WIDTH]:
+            raise _damaged(self._objects, tile, "it does not hash to what the tile above says")
+        return hashes
+
+    async def frontier_at(self, size: int) -> CompactRange:
+        """The compact range of the first `size` leaves, from authenticated tiles only."""
+        frontier: list[bytes] = []
+        for node in frontier_nodes(size):
+            tile = tile_of_node(node, self._size)
+            frontier.append(node_in_tile(tile, await self.hashes(tile.level, tile.index), node))
+        return CompactRange(size, tuple(frontier))
+
+    def close(self) -> None:
+        """End what is still being read."""
+        for task in self._kept.values():
+            if not task.done():
+                task.cancel()
+            elif not task.cancelled():
+                task.exception()  # it was raised to whoever asked first
+        self._kept.clear()
+
+    async def _blame_edge(self) -> None:
+        """Find the tile on the right edge that is wrong, by what lies below it. Raises Tampered when it is found."""
+        for level, edge in enumerate(self._edges):
+            tile = _edge(self._size, level)
+            if level == 0 and edge:
+                bundle = Tile(ENTRIES, tile.index, tile.width)
+                entries = _entries(self._objects, bundle, await read_tile(self._objects, bundle))
+                if [leaf_hash(entry) for entry in entries] != list(edge):
+                    raise _damaged(self._objects, tile, f"it is not what the entries in {bundle.path} hash to")
+            for number, value in enumerate(edge if level else ()):
+                child = Tile(level - 1, (tile.index << 8) + number)
+                if root_hash(await _hashes(self._objects, child)) != value:
+                    raise _damaged(self._objects, tile, f"hash {number} is not that of {child.path}")
+
+
+def _edge(size: int, level: int) -> Tile:
+    """The partial tile on the right edge at a level; of width 0 where the last tile is full."""
+    count = size >> (8 * level)
+    return Tile(level, count >> 8, count % TILE_WIDTH)
+
+
+async def _hashes(objects: ObjectStore, tile: Tile) -> list[bytes]:
+    data = await read_tile(objects, tile)
+    try:
+        return decode_tile(data, tile.width)
+    except MalformedTile as error:
+        raise _damaged(objects, tile, error.what) from error
+
+
+def _entries(objects: ObjectStore, bundle: Tile, data: bytes) -> list[bytes]:
+    try:
+        return decode_bundle(data, bundle.width)
+    except MalformedTile as error:
+        raise _damaged(objects, bundle, error.what) from error
+
+
+async def verify_growth(
+    objects: ObjectStore,
+    old: tuple[int, bytes],
+    new: Checkpoint,
+    *,
+    on_bundle: OnBundle | None = None,
+    parallel: int = PARALLEL,
+    report: Report | None = None,
+) -> CompactRange:
+    """Check that the copy holds the tree of `new`, and that it extends the tree `old` (size, root); returns the tree.
+
+    Every entry from index `old` size on is read and verified; `on_bundle` gets them in index order, each only after it
+    has been verified. What lies below is proven by hashes, not read again. (0, EMPTY_ROOT) checks everything.
+
+    Raises:
+        Tampered: an object is missing or wrong; `key` names it.
+        Forked: the tree of `new` does not extend `old`.
+    """
+    old_size, old_root = old
+    if old_size > new.size:
+        raise Forked(f"{objects.where}: a tree of {new.size} entries cannot extend one of {old_size}", key="checkpoint")
+    tiles = await AuthenticatedTiles.open(objects, new)
+    try:
+        before = await tiles.frontier_at(old_size)
+        if before.root() != old_root:
+            raise Forked(
+                f"{objects.where}: the tree of {new.size} entries does not extend the known tree of {old_size}",
+                key="checkpoint",
+                hint="two histories of one log: keep both, and ask who held its key",
+            )
+        async with aclosing(_bundles(objects, tiles, old_size, new.size, parallel)) as bundles:
+            async for start, entries in bundles:
+                if on_bundle is not None:
+                    await on_bundle(start, entries)
+                if report is not None:
+                    report(start + len(entries) - old_size, new.size - old_size)
+    finally:
+        tiles.close()
+    return tiles.tree
+
+
+async def verify_copy(
+    objects: ObjectStore, checkpoint: Checkpoint, *, on_bundle: OnBundle | None = None, report: Report | None = None
+) -> None:
+    """Check a whole copy: everything `verify_growth` does, and that no other object contradicts the tree.
+
+    Raises:
+        Tampered: an object is missing, wrong, or of no tree this log can have; `key` names it.
+    """
+    await verify_growth(objects, (0, EMPTY_ROOT), checkpoint, on_bundle=on_bundle, report=report)
+    async for key in objects.list_keys("tile/"):
+        await _check_leftover(objects, key, checkpoint.size)
+
+
+async def _check_leftover(objects: ObjectStore, key: str, size: int) -> None:
+    """A partial tile of a smaller tree must be the beginning of what has been verified in its place."""
+    try:
+        tile = parse_tile_path(key)
+    except Malformed as error:
+        raise Tampered(f"{objects.where}/{key} is no tile", key=key, hint="find out who put it there") from error
+    count = size >> (8 * max(tile.level, 0))
+    width = min(TILE_WIDTH, count - tile.index * TILE_WIDTH)
+    if not tile.partial or width <= tile.width:
+        return  # verified, or of a larger tree that nobody has cosigned yet
+    whole = await read_tile(objects, Tile(tile.level, tile.index, width))
+    try:
+        found = (await objects.get(key)).data
+    except ObjectMissing:
+        return  # cleared away meanwhile: its full tile is stored
+    if tile.level == ENTRIES:
+        whole = encode_bundle(_entries(objects, Tile(ENTRIES, tile.index, width), whole)[: tile.width])
+    if found != (whole if tile.level == ENTRIES else whole[: tile.width * HASH_SIZE]):
+        raise _damaged(objects, tile, f"it is not the beginning of {Tile(tile.level, tile.index, width).path}")
+
+
+async def _bundles(
+    objects: ObjectStore, tiles: AuthenticatedTiles, start: int, stop: int, parallel: int
+) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+    """Verified entries from `start` on, bundle by bundle in order, `parallel` of them being read ahead."""
+    reading: deque[asyncio.Task[list[bytes]]] = deque()
+    following = start // TILE_WIDTH
+    try:
+        while start < stop:
+            while len(reading) < parallel and following * TILE_WIDTH < stop:
+                width = min(TILE_WIDTH, stop - following * TILE_WIDTH)
+                reading.append(asyncio.ensure_future(_verified(objects, tiles, Tile(ENTRIES, following, width))))
+                following += 1
+            entries = (await reading.popleft())[start % TILE_WIDTH :]
+            yield start, entries
+            start += len(entries)
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+
+async def _verified(objects: ObjectStore, tiles: AuthenticatedTiles, bundle: Tile) -> list[bytes]:
+    data, hashes = await asyncio.gather(read_tile(objects, bundle), tiles.hashes(0, bundle.index))
+    entries = _entries(objects, bundle, data)
+    for number, entry in enumerate(entries):
+        if leaf_hash(entry) != hashes[number]:
+            index = bundle.index * TILE_WIDTH + number
+            raise _damaged(objects, bundle, f"entry {index} is not the one that was signed for")
+    return entries

@@ -1,0 +1,42 @@
+"""What a site lacks, in batches small enough to ask for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from ledger.core.tiles import Tile, growth
+
+LISTED_TILES_MIN = 32
+"""Fewer tiles than this are put without asking first which are there; putting the same bytes again is fine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tiles of one folder, at most a thousand, in ascending order."""
+
+    folder: str
+    tiles: tuple[Tile, ...]
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What to list to see which are there: the folder's own tiles, without the folders below it (x000/, ...)."""
+        if len(self.tiles) < LISTED_TILES_MIN:
+            return ()
+        return tuple(f"{self.folder}/{digit}" for digit in range(10))
+
+
+def batches(old: int, new: int) -> Iterator[Batch]:
+    """Everything a growth from `old` to `new` entries adds, bundles first, then tiles level by level upwards. Lazy."""
+    for folder, tiles in groupby(growth(old, new), key=_folder):
+        yield Batch(folder, tuple(tiles))
+
+
+def _folder(tile: Tile) -> str:
+    return tile.full.path.rpartition("/")[0]
+
+
+def missing(batch: Batch, present: Collection[str]) -> tuple[Tile, ...]:
+    """The tiles of a batch that are not among the keys `present`."""
+    return tuple(tile for tile in batch.tiles if tile.path not in present)

@@ -1,0 +1,68 @@
+"""What a restored copy must show. Every check can fail, and has a test that breaks its invariant and sees red.
+
+A check returns what it saw, in words, or raises: `CheckFailed`, or whatever error stopped it.
+"""
+
+from __future__ import annotations
+
+from ledger.capture.exporter import check_editions, registers
+from ledger.core.acts import acts_source
+from ledger.core.entry import Event
+from ledger.errors import CheckFailed, Tampered
+from ledger.protocols import Clock
+from ledger.reader import Reader
+from ledger.sequencer import Sequencer
+from ledger.store.base import EntryStore
+
+PAGE_ROWS = 2_000
+
+
+async def check_identical(primary: EntryStore, restored: EntryStore) -> str:
+    """Every restored entry, and everything it is found by, is the primary's.
+
+    Raises:
+        Tampered: one differs.
+        CheckFailed: the copy holds nothing, or more than the primary.
+    """
+    size = (await restored.head()).size
+    if not size:
+        raise CheckFailed("the copy holds nothing", hint="replicate first")
+    if size > (await primary.head()).size:
+        raise CheckFailed(f"the copy holds {size} entries, more than the primary", hint="the primary is an older copy")
+    for start in range(0, size, PAGE_ROWS):
+        limit = min(PAGE_ROWS, size - start)
+        ours, theirs = await primary.rows(start, limit), await restored.rows(start, limit)
+        for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            if one != other:
+                raise Tampered(
+                    f"entry {start + number} differs between {primary.where} and the copy",
+                    hint="run jinshi verify to see which of the two is not genuine",
+                )
+    return f"{size} entries are the primary's, byte for byte"
+
+
+async def check_registers(restored: Reader) -> str:
+    """Every edition of every register is rebuilt to its recorded digest. Raises Tampered, MalformedCsv."""
+    sources = await registers(restored)
+    editions = [await check_editions(restored, source) for source in sources]
+    return f"{sum(editions)} editions of {len(sources)} registers rebuilt to their recorded digests"
+
+
+async def check_writable(restored: EntryStore, clock: Clock, origin: str) -> str:
+    """The restored ledger takes a new entry at the next index. Raises CheckFailed; what the store raises."""
+    size = (await restored.head()).size
+    probe = Event.of_json(
+        {"size": size}, id=f"drill-probe:{size}", source=acts_source(origin), type="drill.probed.v1", subject="probe"
+    )
+    async with Sequencer(restored, clock) as sequencer:
+        places = await sequencer.append([probe], actor="drill")
+    if places[0].index != size or (await restored.head()).size != size + 1:
+        raise CheckFailed(f"a new entry was recorded at {places[0].index}, not at {size}")
+    return f"a new entry was recorded at index {size}"
+
+
+def check_limit(name: str, measured_s: float, limit_s: float) -> str:
+    """A measured length of time is within its limit. Raises CheckFailed."""
+    if measured_s > limit_s:
+        raise CheckFailed(f"{name} was {measured_s:.3f} s; the limit is {limit_s:g} s")
+    return f"{name} {measured_s:.3f} s, within {limit_s:g} s"

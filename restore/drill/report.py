@@ -1,0 +1,83 @@
+"""What a drill found, as values: recorded in the ledger, and shown. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ledger.core.acts import DRILLED, acts_source
+from ledger.core.canonical import JsonValue
+from ledger.core.entry import Event
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One check: whether it held, and what was seen. `tampered`: it failed because a copy is not genuine."""
+
+    name: str
+    passed: bool
+    detail: str
+    tampered: bool = False
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """As the report holds it."""
+        return {"name": self.name, "passed": self.passed, "detail": self.detail, "tampered": self.tampered}
+
+
+@dataclass(frozen=True, slots=True)
+class DrillReport:
+    """A rehearsed restore. Times are RFC 3339, lengths are milliseconds.
+
+    `rpo_ms` is the age of the oldest entry that would have been lost, 0 when none; `rto_ms` the time from the decision
+    to restore until the restored ledger had answered every check.
+    """
+
+    origin: str
+    site: str
+    started: str
+    finished: str
+    size: int
+    head_size: int
+    rpo_ms: int
+    rto_ms: int
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check held; a drill without checks proves nothing."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def tampered(self) -> bool:
+        """Whether a check failed because a copy is not genuine."""
+        return any(check.tampered for check in self.checks)
+
+    @property
+    def rpo_entries(self) -> int:
+        """How many entries would have been lost."""
+        return self.head_size - self.size
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The data of `drill.completed.v1`."""
+        return {
+            "site": self.site,
+            "started": self.started,
+            "finished": self.finished,
+            "size": self.size,
+            "head_size": self.head_size,
+            "rpo_entries": self.rpo_entries,
+            "rpo_ms": self.rpo_ms,
+            "rto_ms": self.rto_ms,
+            "passed": self.passed,
+            "checks": [check.to_json() for check in self.checks],
+        }
+
+    def to_event(self) -> Event:
+        """The event that records it."""
+        return Event.of_json(
+            id=f"drill:{self.site}:{self.started}",
+            source=acts_source(self.origin),
+            type=DRILLED,
+            subject=self.site,
+            time=self.finished,
+            data=self.to_json(),
+        )

@@ -1,0 +1,146 @@
+"""Opens a site's copy with a trust policy and nothing else: whose it is, how far it goes, how old it is.
+
+What the copy holds is checked entry by entry in `ledger.verify`, by those who read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
+from ledger.core.note import VerifierKey, parse_note, parse_vkey
+from ledger.core.policy import Policy, Trusted
+from ledger.errors import Forked, InvalidRequest, MalformedNote, ObjectMissing, RolledBack, Tampered, Untrusted
+from ledger.store.base import ObjectStore
+from ledger.verify import AuthenticatedTiles
+from replication.site import SITE, Site, SiteDescription, parse_description, read_cosigned, read_description
+
+
+@dataclass(frozen=True, slots=True)
+class Newer:
+    """A checkpoint from elsewhere (another site, a receipt) that the copy must not fall behind."""
+
+    opened: OpenedCheckpoint
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class SiteCopy:
+    """A copy under a checkpoint the policy trusts. `age_s` is how long ago its mirror cosigned it."""
+
+    objects: ObjectStore
+    description: SiteDescription
+    trusted: Trusted
+    opened: OpenedCheckpoint
+    age_s: float
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What the copy is checked against."""
+        return self.trusted.checkpoint
+
+
+async def open_site(
+    objects: ObjectStore,
+    policy: Policy,
+    origin: str,
+    *,
+    now: datetime,
+    at_least: int | None = None,
+    newer: Sequence[Newer] = (),
+) -> SiteCopy:
+    """The copy of `origin` in `objects` (prefixed to it), when the policy trusts its checkpoint.
+
+    An older but genuine copy shows in `age_s` alone, unless something newer is at hand: `at_least` entries, or a
+    checkpoint in `newer` that the policy's log has signed.
+
+    Raises:
+        InvalidRequest: nothing of this ledger is there.
+        Untrusted: the policy does not accept the checkpoint, or does not know the site's mirror.
+        RolledBack: something newer is known.
+        Forked: the copy and a checkpoint in `newer` contradict each other.
+        Tampered: site.json or the checkpoint is missing or edited.
+    """
+    log = policy.log_for(origin)
+    description, site = await _describe(objects, policy, origin)
+    cosigned = await read_cosigned(site, log)
+    if cosigned is None:
+        raise Tampered(
+            f"{objects.where}/{CHECKPOINT} is missing",
+            key=CHECKPOINT,
+            hint="its mirror has cosigned nothing yet, or it was deleted; use another site",
+        )
+    opened = cosigned.opened
+    try:
+        trusted = policy.check(opened)
+    except Untrusted as error:
+        raise Untrusted(f"{objects.where}/{CHECKPOINT}: {error.what}", key=CHECKPOINT, hint=error.hint) from error
+    copy = SiteCopy(objects, description, trusted, opened, max(0.0, now.timestamp() - cosigned.cosignature.timestamp_s))
+    if at_least is not None and trusted.checkpoint.size < at_least:
+        raise _rolled_back(copy, f"at least {at_least} were asked for")
+    for one in newer:
+        await _check_newer(copy, one, policy)
+    return copy
+
+
+async def _describe(objects: ObjectStore, policy: Policy, origin: str) -> tuple[SiteDescription, Site]:
+    """site.json, verified with the key of the mirror it names, when the policy lists that mirror."""
+    try:
+        note = parse_note((await objects.get(SITE)).data)
+        claimed = parse_description(note.text)
+        mirror: VerifierKey = parse_vkey(claimed.mirror)
+    except ObjectMissing as error:
+        async for key in objects.list_keys(""):
+            raise Tampered(
+                f"{objects.where}/{SITE} is missing, but {key} is there", key=SITE, hint="use another site"
+            ) from error
+        raise InvalidRequest(
+            f"{objects.where} is not there: the place holds nothing of {origin}",
+            hint="it belongs to another ledger, or is no site; check the path and the policy",
+        ) from error
+    except MalformedNote as error:
+        raise Tampered(f"{objects.where}/{SITE}: {error.what}", key=SITE, hint="use another site") from error
+    if policy.witness(mirror) is None:
+        raise Untrusted(
+            f"{objects.where}/{SITE} names the mirror {mirror.name}, which the trust policy does not list",
+            key=SITE,
+            hint="use the policy that init and site add wrote, or another site",
+        )
+    site = Site(claimed.site, objects, mirror)
+    return await read_description(site, origin), site
+
+
+async def _check_newer(copy: SiteCopy, newer: Newer, policy: Policy) -> None:
+    other = policy.check(newer.opened, quorum=False).checkpoint
+    if other.origin != copy.checkpoint.origin:
+        raise InvalidRequest(f"the checkpoint from {newer.where} is of {other.origin}, not of {copy.checkpoint.origin}")
+    if other.size > copy.checkpoint.size:
+        raise _rolled_back(copy, f"{newer.where} shows {other.size}")
+    tiles = await AuthenticatedTiles.open(copy.objects, copy.checkpoint)
+    try:
+        root = (await tiles.frontier_at(other.size)).root()
+    finally:
+        tiles.close()
+    if root != other.root:
+        raise Forked(
+            f"{copy.objects.where} and {newer.where} hold two histories of {other.origin} (size {other.size})",
+            key=CHECKPOINT,
+            hint="keep both, and ask who held the log's key",
+        )
+
+
+def _rolled_back(copy: SiteCopy, known: str) -> RolledBack:
+    cosigned_s = copy.trusted.last_cosigned_s
+    assert cosigned_s is not None
+    return RolledBack(
+        f"{copy.objects.where} holds {copy.checkpoint.size} entries, cosigned {copy.age_s / 3600:.1f} h ago; {known}",
+        key=CHECKPOINT,
+        hint="it is an older copy, or was rolled back; use a newer one, or leave out what asks for more",
+    )
+
+
+def read_newer(data: bytes, where: str) -> Newer:
+    """A checkpoint that is at hand, to hold a copy against. Raises MalformedNote."""
+    return Newer(parse_checkpoint(data), where)

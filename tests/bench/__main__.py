@@ -1,0 +1,34 @@
+"""`make bench`: every benchmark pairs us with a limit in the same run and prints the ratio. Never a test.
+
+python -m tests.bench [append|merkle|restore|memory] ... [--entries N] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+from tests.bench import append, merkle, restore
+
+BENCHES = {"append": append.run, "merkle": merkle.run, "restore": restore.run, "memory": restore.run_memory}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("which", nargs="*", choices=[*BENCHES, []], help="default: all")
+    parser.add_argument("--entries", type=int, default=0, help="entries of the memory benchmark (default 1,000,000)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is printed")
+    parser.add_argument("--dir", type=Path, default=None, help="where to write (default: the temp directory)")
+    options = parser.parse_args()
+    print(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} processors")
+    for name in options.which or BENCHES:
+        with tempfile.TemporaryDirectory(prefix="jinshi-bench-", dir=options.dir) as scratch:
+            asyncio.run(BENCHES[name](Path(scratch), options.rounds, options.entries))
+
+
+if __name__ == "__main__":
+    main()

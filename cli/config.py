@@ -196,7 +196,8 @@ def read_settings(paths: LedgerPaths) -> LedgerSettings:
     if not isinstance(sites, list):
         raise InvalidRequest(f"{paths.config}: 'sites' is not a list")
     known_sites = tuple(_build(SiteSettings, site, paths.config) for site in sites)
-    return replace(_build(LedgerSettings, value, paths.config), sites=known_sites)
+    settings: LedgerSettings = _build(LedgerSettings, value, paths.config)
+    return replace(settings, sites=known_sites)
 
 
 def format_settings(settings: LedgerSettings) -> bytes:

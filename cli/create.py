@@ -7,13 +7,13 @@ of them are complete, the ledger last. Apart from Typer: what `jinshi init` asks
 from __future__ import annotations
 
 import base64
-import os
 import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from cli.config import Environment, LedgerPaths, LedgerSettings, SiteSettings, format_settings, read_settings
+from cli.staging import Place, check_parent, refuse_existing, sync_tree
 from cli.system import SystemClock
 from cli.wiring import (
     create_log_key,
@@ -27,6 +27,7 @@ from cli.wiring import (
     write_file,
 )
 from ledger.core.acts import CREATED, SITE_ADDED, acts_source
+from ledger.core.canonical import JsonValue
 from ledger.core.checkpoint import origin_prefix
 from ledger.core.entry import Event
 from ledger.core.note import VerifierKey, parse_vkey
@@ -41,29 +42,7 @@ from replication.site import Site, init_site
 DEFAULT_SITES = ("same-city", "remote")
 CLASSIFICATION = "internal"
 RECOVERY_KEY = "recovery.key"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One directory in the making: where it will be, and the hidden one beside it where it is built."""
-
-    final: Path
-
-    @property
-    def staged(self) -> Path:
-        return self.final.with_name(f".{self.final.name}.jinshi-init")
-
-    def settle(self) -> None:
-        """Rename it into its place, durably; done before is fine."""
-        if not self.staged.exists():
-            return
-        if self.final.exists():
-            raise InvalidRequest(
-                f"{self.final} appeared while it was being made",
-                hint=f"move it away, then run init again ({self.staged})",
-            )
-        self.staged.rename(self.final)
-        sync_directory(self.final.parent)
+PURPOSE = "init"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,32 +85,24 @@ async def create_ledger(request: Request, environment: Environment) -> Made:
         DiskFull, StoreUnavailable: it could not be written; running it again carries on.
     """
     paths = LedgerPaths(request.root.absolute())
-    ledger = Place(paths.root)
+    ledger = Place(paths.root, PURPOSE)
     with os_errors():
-        if not paths.root.parent.is_dir():
-            raise InvalidRequest(f"{paths.root.parent} is not there", hint="create it first, or choose another place")
-        _refuse_existing(paths.root)
+        check_parent(paths.root)
+        refuse_existing(paths.root)
         ledger.staged.mkdir(mode=0o700, exist_ok=True)
         with hold_lock(ledger.staged / "writer.lock"):
-            _refuse_existing(paths.root)
+            refuse_existing(paths.root)
             staged = LedgerPaths(ledger.staged)
             if staged.config.exists():  # complete: only the renames were left undone
                 made = _finish(staged, paths, request)
             else:
                 made = await _build(ledger, paths, request, environment)
             for directory in (Path(made.settings.keys), paths.default_sites):
-                Place(directory).settle()
+                Place(directory, PURPOSE).settle()
             # Commit point: a crash before this line leaves hidden directories, and keys and sites no ledger names yet;
             # the next init finishes. After it the ledger is there.
             ledger.settle()
     return made
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists() or path.is_symlink():
-        raise InvalidRequest(
-            f"{path} is there already", hint="init never overwrites; choose another directory, or move that one away"
-        )
 
 
 def _finish(staged: LedgerPaths, paths: LedgerPaths, request: Request) -> Made:
@@ -141,18 +112,18 @@ def _finish(staged: LedgerPaths, paths: LedgerPaths, request: Request) -> Made:
     if request.origin not in (None, settings.origin) or (request.keys or Path(settings.keys)) != Path(settings.keys):
         raise InvalidRequest(
             f"an interrupted init has built {settings.origin} here, with its keys for {settings.keys}",
-            hint=f"run it again as it was, or remove {staged.root}, {Place(Path(settings.keys)).staged} and "
-            f"{Place(paths.default_sites).staged}",
+            hint=f"run it again as it was, or remove {staged.root}, {Place(Path(settings.keys), PURPOSE).staged} and "
+            f"{Place(paths.default_sites, PURPOSE).staged}",
         )
     return Made(paths, settings, finished_earlier=True)
 
 
 async def _build(ledger: Place, paths: LedgerPaths, request: Request, environment: Environment) -> Made:
-    keys = Place((request.keys or paths.default_keys).absolute())
-    sites = Place(paths.default_sites)
-    _refuse_existing(keys.final)
+    keys = Place((request.keys or paths.default_keys).absolute(), PURPOSE)
+    sites = Place(paths.default_sites, PURPOSE)
+    refuse_existing(keys.final)
     if request.with_sites:
-        _refuse_existing(sites.final)
+        refuse_existing(sites.final)
     # What an init that was killed left half built: its keys have signed nothing anybody has seen.
     for leftover in (keys.staged, sites.staged):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -173,7 +144,7 @@ async def _build(ledger: Place, paths: LedgerPaths, request: Request, environmen
         mirror = create_mirror_key(
             keys.staged / key_name, f"{origin}/mirror/{name}", request.passphrase, work_factor=work
         )
-        objects = open_place(str(sites.staged / name), environment)
+        objects = open_place(str(sites.staged / name), environment, create=True)
         site = Site(name, Prefixed(objects, origin_prefix(origin)), parse_vkey(mirror.vkey))
         await init_site(site, mirror, origin, classification=CLASSIFICATION, now=SystemClock().now())
         built.append(
@@ -186,7 +157,7 @@ async def _build(ledger: Place, paths: LedgerPaths, request: Request, environmen
     write_file(staged.policy, policy)
     write_file(keys.staged / staged.policy.name, policy)
 
-    published = Prefixed(open_place(str(staged.published), environment), origin_prefix(origin))
+    published = Prefixed(open_place(str(staged.published), environment, create=True), origin_prefix(origin))
     keyid, wrapped = keyring_object(log.export(), log.vkey, origin, recovery.public)
     await published.put_immutable(f"keyring/{keyid}", wrapped)
     store = await create_store(staged.store)
@@ -211,7 +182,13 @@ def policy_of(settings: LedgerSettings) -> bytes:
 def first_events(settings: LedgerSettings, policy: bytes) -> list[Event]:
     """What every ledger starts with: entry 0 says which it is, then one event for each site."""
     source = acts_source(settings.origin)
-    created = {"format": 1, "origin": settings.origin, "vkey": settings.vkey, "policy": policy.decode()}
+    created: dict[str, JsonValue] = {
+        "format": 1,
+        "origin": settings.origin,
+        "vkey": settings.vkey,
+        "policy": policy.decode(),
+        "recovery": settings.recovery,
+    }
     return [
         Event.of_json(id="created", source=source, type=CREATED, subject=settings.origin, data=created),
         *(site_added(settings.origin, site) for site in settings.sites),
@@ -220,7 +197,7 @@ def first_events(settings: LedgerSettings, policy: bytes) -> list[Event]:
 
 def site_added(origin: str, site: SiteSettings) -> Event:
     """The event that says a site was added."""
-    data = {"site": site.name, "mirror": site.mirror, "classification": site.classification}
+    data: dict[str, JsonValue] = {"site": site.name, "mirror": site.mirror, "classification": site.classification}
     return Event.of_json(
         id=f"site-added:{site.name}:{parse_vkey(site.mirror).key_id.hex()}",
         source=acts_source(origin),
@@ -228,18 +205,3 @@ def site_added(origin: str, site: SiteSettings) -> Event:
         subject=site.name,
         data=data,
     )
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(root: Path) -> None:
-    """Make every name below `root` durable (the files are synced by those who write them)."""
-    for directory, _, _ in os.walk(root):
-        sync_directory(Path(directory))

@@ -15,18 +15,30 @@ from cli.system import SystemClock, nonce
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint
 from ledger.core.note import VerifierKey, parse_vkey
 from ledger.core.policy import Policy, parse_policy
-from ledger.errors import DiskFull, InvalidRequest, LockHeld, ObjectMissing, StoreUnavailable, Tampered
+from ledger.core.proof import HEADER, parse_receipt
+from ledger.errors import (
+    DiskFull,
+    InvalidRequest,
+    LockHeld,
+    Malformed,
+    ObjectMissing,
+    StoreUnavailable,
+    Tampered,
+    Unavailable,
+)
+from ledger.keyring import RecoveryKey
 from ledger.publisher import Publisher
 from ledger.reader import Reader
 from ledger.sequencer import Sequencer
-from ledger.tasks import Report
 from ledger.store.base import EntryStore, ObjectStore, Prefixed
 from ledger.store.directory import DirectoryStore
 from ledger.store.sqlite import SqliteEntryStore
+from ledger.tasks import Report
 from pki.keystore import file as keyfile
 from replication.follower import Follower
-from replication.mirror import Mirror
+from replication.mirror import COSIGNED, Mirror
 from replication.site import Site
+from restore.fetch import Newer
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +86,20 @@ class OpenLedger:
         state = mirror_state(Path(settings.mirror_key), self.origin)
         return Mirror(site, cosigner, self.log_key, self.origin, SystemClock(), state)
 
-    async def best_checkpoint(self, index: int) -> OpenedCheckpoint | None:
-        """The largest checkpoint of a reachable site that covers `index` and meets the policy; None: there is none."""
+    async def cosigned(self, *, beside: str = "") -> list[Newer]:
+        """The checkpoints that reachable sites show and the policy accepts; all sites but `beside`."""
         policy = self.policy()
-        best: OpenedCheckpoint | None = None
+        found: list[Newer] = []
         for site in self.sites():
+            if site.name == beside:
+                continue
             try:
                 opened = parse_checkpoint((await site.objects.get(CHECKPOINT)).data)
                 policy.check(opened)
-            except (ObjectMissing, StoreUnavailable, Tampered):
+            except (ObjectMissing, Unavailable, Tampered, Malformed):
                 continue
-            if opened.checkpoint.size > index and (best is None or opened.checkpoint.size > best.checkpoint.size):
-                best = opened
-        return best
+            found.append(Newer(opened, f"site {site.name!r}"))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +122,7 @@ async def open_ledger(root: Path, environment: Environment) -> AsyncIterator[Ope
     settings = read_settings(paths)
     store = await SqliteEntryStore.open(paths.store)
     try:
-        published = Prefixed(DirectoryStore(paths.published), origin_prefix(settings.origin))
+        published = Prefixed(DirectoryStore(paths.published, create=True), origin_prefix(settings.origin))
         yield OpenLedger(paths, settings, environment, store, published, Reader(store, published))
     finally:
         await store.close()
@@ -169,8 +182,12 @@ async def create_store(path: Path) -> EntryStore:
     return await SqliteEntryStore.open(path, create=True)
 
 
-def open_place(url: str, environment: Environment) -> ObjectStore:
-    """The object store at a directory or an S3 URL, unprefixed. Raises InvalidRequest."""
+def open_place(url: str, environment: Environment, *, create: bool = False) -> ObjectStore:
+    """The object store at a directory or an S3 URL, unprefixed; `create` makes a directory that is not there.
+
+    Raises:
+        InvalidRequest: it is neither, or the credentials are missing.
+    """
     place = parse_place(url)
     if isinstance(place, S3Place):
         if environment.access_key is None or environment.secret_key is None:
@@ -187,7 +204,7 @@ def open_place(url: str, environment: Environment) -> ObjectStore:
             session_token=environment.session_token,
         )
         return S3Store(client, place.bucket, place.prefix)
-    return DirectoryStore(place)
+    return DirectoryStore(place, create=create)
 
 
 def open_site(settings: SiteSettings, origin: str, environment: Environment) -> Site:
@@ -206,9 +223,22 @@ def create_mirror_key(path: Path, name: str, passphrase: str, *, work_factor: in
     return keyfile.create_mirror_key(path, name, passphrase, work_factor=work_factor)
 
 
-def create_recovery_key(path: Path, passphrase: str, *, work_factor: int) -> keyfile.RecoveryPrivate:
+def create_recovery_key(path: Path, passphrase: str, *, work_factor: int) -> RecoveryKey:
     """A new offline recovery key, in a file that is not there yet."""
     return keyfile.create_recovery_key(path, passphrase, work_factor=work_factor)
+
+
+def import_log_key(path: Path, private: bytes, origin: str, passphrase: str, *, work_factor: int) -> keyfile.LogSigner:
+    """An existing signing key of the log `origin`, into a file that is not there yet."""
+    return keyfile.import_log_key(path, private, origin, passphrase, work_factor=work_factor)
+
+
+def load_recovery_key(path: Path, passphrase: str) -> RecoveryKey:
+    """The offline recovery key. Raises InvalidRequest (wrong passphrase, not there), Tampered."""
+    key = keyfile.load(path, passphrase)
+    if not isinstance(key, RecoveryKey):
+        raise InvalidRequest(f"{path} is not a recovery key", hint="name the recovery.key file")
+    return key
 
 
 def load_log_key(path: Path, passphrase: str) -> keyfile.LogSigner:
@@ -230,7 +260,30 @@ def load_mirror_key(path: Path, passphrase: str) -> keyfile.MirrorCosigner:
 def mirror_state(key_file: Path, origin: str) -> ObjectStore:
     """What a mirror remembers of `origin`: kept beside its key, apart from the site."""
     name = key_file.name.removesuffix(".key") + "-state"
-    return Prefixed(DirectoryStore(key_file.with_name(name)), origin_prefix(origin))
+    return Prefixed(DirectoryStore(key_file.with_name(name), create=True), origin_prefix(origin))
+
+
+async def mirror_memory(settings: SiteSettings, origin: str) -> OpenedCheckpoint | None:
+    """What a site's mirror remembers to have cosigned, where its state is at hand; None: it is not, or nothing yet.
+
+    Raises:
+        MalformedNote: the mirror's state is damaged.
+    """
+    key_file = Path(settings.mirror_key)
+    if not key_file.with_name(key_file.name.removesuffix(".key") + "-state").is_dir():
+        return None
+    try:
+        return parse_checkpoint((await mirror_state(key_file, origin).get(COSIGNED)).data)
+    except ObjectMissing:
+        return None
+
+
+def read_newer_file(path: Path) -> Newer:
+    """A checkpoint, or the one in a receipt, to hold a copy against. Raises InvalidRequest, MalformedNote."""
+    data = read_file(path, "the receipt or checkpoint")
+    if data.startswith(HEADER.encode()):
+        data = parse_receipt(data).checkpoint
+    return Newer(parse_checkpoint(data), str(path))
 
 
 def read_policy(path: Path) -> Policy:

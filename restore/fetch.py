@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
+from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint
 from ledger.core.note import VerifierKey, parse_note, parse_vkey
 from ledger.core.policy import Policy, Trusted
 from ledger.errors import Forked, InvalidRequest, MalformedNote, ObjectMissing, RolledBack, Tampered, Untrusted
@@ -139,8 +139,3 @@ def _rolled_back(copy: SiteCopy, known: str) -> RolledBack:
         key=CHECKPOINT,
         hint="it is an older copy, or was rolled back; use a newer one, or leave out what asks for more",
     )
-
-
-def read_newer(data: bytes, where: str) -> Newer:
-    """A checkpoint that is at hand, to hold a copy against. Raises MalformedNote."""
-    return Newer(parse_checkpoint(data), where)

@@ -62,14 +62,18 @@ async def run(scratch: Path, rounds: int, _entries: int) -> None:
         ("append, 64 callers x 1", 64, 1, 20_000),
         ("append, 1 caller x 1,000", 1, 1_000, 40_000),
     ):
-        written: list[bytes] = []
+        await _compare(scratch, rounds, Pair(name, "events/s", "raw sqlite3"), callers, batch, total)
 
-        async def measure_ours(number: int, c: int = callers, b: int = batch, t: int = total) -> float:
-            rate, entries = await ours(scratch / f"ours-{number}", c, b, t)
-            written[:] = entries
-            return rate
 
-        async def measure_raw(number: int, b: int = batch) -> float:
-            return await asyncio.to_thread(raw, scratch / f"raw-{number}", written, b)
+async def _compare(scratch: Path, rounds: int, pair: Pair, callers: int, batch: int, total: int) -> None:
+    written: list[bytes] = []
 
-        await run_paired(Pair(name, "events/s", "raw sqlite3"), measure_ours, measure_raw, rounds)
+    async def measure_ours(number: int) -> float:
+        rate, entries = await ours(scratch / f"ours-{number}", callers, batch, total)
+        written[:] = entries
+        return rate
+
+    async def measure_raw(number: int) -> float:
+        return await asyncio.to_thread(raw, scratch / f"raw-{number}", written, batch)
+
+    await run_paired(pair, measure_ours, measure_raw, rounds)

@@ -16,12 +16,6 @@ import signal
 import sys
 from pathlib import Path
 
-from replication.follower import Follower
-from replication.mirror import Mirror
-from replication.site import Site, init_site
-from restore.fetch import open_site
-from restore.rebuild.ledger import rebuild
-
 from cli.system import SystemClock, nonce
 from ledger.core.checkpoint import origin_prefix
 from ledger.core.entry import Event
@@ -34,6 +28,11 @@ from ledger.store.directory import DirectoryStore
 from ledger.store.faulty import FaultyEntryStore, FaultyObjectStore, Outcome
 from ledger.store.sqlite import SqliteEntryStore
 from pki.keystore import file as keyfile
+from replication.follower import Follower
+from replication.mirror import Mirror
+from replication.site import Site, init_site
+from restore.fetch import open_site
+from restore.rebuild.ledger import rebuild
 
 ORIGIN = "example.test/kill"
 PASSPHRASE = "kill loop"

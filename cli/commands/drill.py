@@ -1,0 +1,113 @@
+"""`jinshi drill`: rehearse the worst day."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.main import Session, run_async, session_of
+from cli.progress import progress_bar
+from cli.system import SystemClock
+from cli.wiring import create_store, open_for_writing, open_ledger, os_errors, read_policy
+from ledger.errors import CheckFailed, Tampered
+from restore.drill.plan import DrillPlan
+from restore.drill.report import DrillReport
+from restore.drill.runner import run_drill
+
+EXAMPLES = """[bold]Examples[/]
+
+  jinshi drill run --from remote
+  jinshi drill run --from remote --rpo 300 --rto 3600 --json
+"""
+
+drill_app = typer.Typer(help="Rehearsed restores, measured and recorded.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(drill_app, name="drill")
+
+
+@drill_app.callback()
+def drill() -> None:
+    """Rehearsed restores, measured and recorded."""
+
+
+@drill_app.command(epilog=EXAMPLES)
+def run(
+    context: typer.Context,
+    site: Annotated[str, typer.Option("--from", metavar="NAME", help="The site to restore from.")],
+    rpo: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Fail when more would be lost.")] = None,
+    rto: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Fail when it takes longer.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The trust policy.  [default: the ledger's own]")
+    ] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to restore to meanwhile.  [default: the temp directory]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Restore from a site into a scratch place, compare everything, measure RPO and RTO, record the report.
+
+    Exit code 1 when a check failed, 3 when the copy was tampered with.
+    """
+    session = session_of(context)
+    report, index = run_async(lambda: _run(session, site, rpo, rto, policy, scratch))
+    if json:
+        render.print_json({**report.to_json(), "index": index})
+    else:
+        _show(report, index)
+    if report.passed:
+        return
+    failed = ", ".join(check.name for check in report.checks if not check.passed)
+    what = f"the drill from {site} failed: {failed}"
+    if report.tampered:
+        raise Tampered(what, hint="keep the copy as evidence, and use another site")
+    raise CheckFailed(what, hint="see the report above; it is recorded in the ledger")
+
+
+async def _run(
+    session: Session, site: str, rpo_s: float | None, rto_s: float | None, policy: Path | None, scratch: Path | None
+) -> tuple[DrillReport, int]:
+    passphrase = session.passphrase()
+    async with open_ledger(session.ledger, session.environment) as ledger:
+        plan = DrillPlan(
+            site=ledger.site(site),
+            policy=read_policy(policy) if policy else ledger.policy(),
+            origin=ledger.origin,
+            rpo_s=rpo_s,
+            rto_s=rto_s,
+        )
+        with os_errors(scratch), tempfile.TemporaryDirectory(prefix="jinshi-drill-", dir=scratch) as directory:
+            store = await create_store(Path(directory) / "ledger.sqlite")
+            try:
+                with progress_bar(f"restoring from {site}") as progress:
+                    report = await run_drill(plan, ledger.store, store, SystemClock(), report=progress)
+            finally:
+                await store.close()
+    async with open_for_writing(session.ledger, session.environment, passphrase) as writable:
+        places = await writable.sequencer.append([report.to_event()], actor=session.environment.actor)
+        await writable.publish()
+    return report, places[0].index
+
+
+def _show(report: DrillReport, index: int) -> None:
+    for check in report.checks:
+        render.say(render.one_line(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}"))
+    render.say()
+    lost = "nothing would be lost"
+    if report.rpo_entries:
+        lost = f"{render.count(report.rpo_entries, 'entry')} would be lost, the oldest {report.rpo_ms / 1000:.3f} s old"
+    render.facts(
+        {
+            "site": report.site,
+            "entries": f"{report.size:,} of {report.head_size:,}",
+            "RPO": f"{report.rpo_ms / 1000:.3f} s ({lost})",
+            "RTO": f"{report.rto_ms / 1000:.3f} s",
+            "recorded": f"entry {index}",
+        }
+    )

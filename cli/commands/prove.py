@@ -1,0 +1,62 @@
+"""`jinshi prove`: a receipt for one entry, to be verified anywhere, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.main import Session, run_async, session_of
+from cli.wiring import open_ledger, write_file
+from ledger.core.proof import EXTENSION, format_receipt
+from ledger.errors import InvalidRequest
+
+EXAMPLES = """[bold]Examples[/]
+
+  jinshi prove 4711 -o record.tlog-proof
+  jinshi verify record.tlog-proof --entry record.tlog-proof.entry --policy trust.policy
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog=EXAMPLES)(prove)
+
+
+def prove(
+    context: typer.Context,
+    index: Annotated[int, typer.Argument(metavar="INDEX", min=0, help="Which entry.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The receipt.  [default: INDEX.tlog-proof]")
+    ] = None,
+) -> None:
+    """Write a receipt (C2SP tlog-proof) for an entry, and the entry's bytes beside it (FILE.entry).
+
+    The receipt is against the newest checkpoint that a site has cosigned as the trust policy demands.
+    """
+    session = session_of(context)
+    file = (output or Path(f"{index}{EXTENSION}")).absolute()
+    size, cosigned = run_async(lambda: _prove(session, index, file))
+    render.say(f"{file}: the receipt, against a tree of {render.count(size, 'entry')}")
+    render.say(f"{file}.entry: the entry")
+    if not cosigned:
+        render.warn("no site has cosigned this entry yet: the receipt has the log's signature alone; replicate first")
+
+
+async def _prove(session: Session, index: int, file: Path) -> tuple[int, bool]:
+    async with open_ledger(session.ledger, session.environment) as ledger:
+        stored = await ledger.reader.entry(index)
+        shown = [one.opened for one in await ledger.cosigned() if one.opened.checkpoint.size > index]
+        best = max(shown, key=lambda one: one.checkpoint.size, default=None)
+        against = best or await ledger.reader.published()
+        if against.checkpoint.size <= index:
+            raise InvalidRequest(
+                f"entry {index} is not published yet ({against.checkpoint.size} are)",
+                hint="run: jinshi replicate --once",
+            )
+        receipt = await ledger.reader.prove(index, against)
+    write_file(file.with_name(file.name + ".entry"), stored.entry)
+    write_file(file, format_receipt(receipt))
+    return against.checkpoint.size, best is not None

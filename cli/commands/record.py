@@ -1,0 +1,161 @@
+"""`jinshi import` and `jinshi append`: what goes into the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.main import Session, run_async, session_of
+from cli.progress import progress_bar
+from cli.wiring import open_for_writing, read_file
+from ledger.capture.cloudevents import LINE_SIZE_MAX, append_lines
+from ledger.capture.importer import Imported, Request, import_edition
+from ledger.errors import MalformedEvent
+
+READ_SIZE = 1 << 20
+
+IMPORT_EXAMPLES = """[bold]Examples[/]
+
+  jinshi import areas.csv --source urn:cn:divisions:areas --key code --edition 2018-02-04
+  jinshi import 台账.csv --source urn:city:register --key 编号 --encoding gb18030
+"""
+APPEND_EXAMPLES = """[bold]Examples[/]
+
+  my-system | jinshi append
+  echo '{"specversion":"1.0","id":"1","source":"urn:x","type":"door.opened.v1"}' | jinshi append --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("import", epilog=IMPORT_EXAMPLES)(import_)
+    app.command(epilog=APPEND_EXAMPLES)(append)
+
+
+def import_(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The edition, a CSV file.")],
+    source: Annotated[str, typer.Option(metavar="URI", help="Which register it is an edition of.")],
+    key: Annotated[str, typer.Option(metavar="COLUMN", help="The column that names a record.")],
+    edition: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The edition's name.  [default: from its digest]")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When it happened (RFC 3339).  [default: now]")
+    ] = None,
+    encoding: Annotated[str | None, typer.Option(metavar="NAME", help="utf-8 or gb18030.  [default: utf-8]")] = None,
+    delimiter: Annotated[str | None, typer.Option(metavar="CHAR", help="[default: from the header line]")] = None,
+    accept_cut: Annotated[
+        bool, typer.Option("--accept-cut", help="Accept a last line without an end where the last edition had one.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Record an edition of a register: what changed since the last one, and a closing event.
+
+    The whole file is checked before anything is recorded. An import that was interrupted is finished by repeating it.
+    """
+    session = session_of(context)
+    request = Request(
+        data=read_file(file, "the edition"),
+        source=source,
+        key=key,
+        edition=edition,
+        time=time,
+        encoding=encoding,
+        delimiter=delimiter,
+        accept_cut=accept_cut,
+    )
+    done = run_async(lambda: _import(session, request, file))
+    if json:
+        render.print_json(
+            {
+                "edition": done.edition,
+                "index": done.index,
+                "count": done.count,
+                "added": done.added,
+                "amended": done.amended,
+                "retired": done.retired,
+                "repeated": done.repeated,
+            }
+        )
+    elif done.repeated:
+        render.say(f"edition {done.edition} is recorded already (entry {done.index}); nothing was added")
+    else:
+        render.say(
+            f"edition {done.edition}: {render.count(done.count, 'record')}, {done.added:,} added, "
+            f"{done.amended:,} amended, {done.retired:,} retired; sealed by entry {done.index}"
+        )
+
+
+async def _import(session: Session, request: Request, file: Path) -> Imported:
+    async with open_for_writing(session.ledger, session.environment, session.passphrase()) as writable:
+        with progress_bar(f"importing {file.name}", "events") as report:
+            done = await import_edition(
+                writable.ledger.reader,
+                writable.sequencer,
+                request,
+                actor=session.environment.actor,
+                report=report,
+            )
+        with progress_bar("publishing") as report:
+            await writable.publish(report)
+    return done
+
+
+def append(
+    context: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="Print each event's place as a JSON line.")] = False,
+) -> None:
+    """Record CloudEvents from stdin, one JSON object a line; each is durable before its place is printed.
+
+    Sending the same events again is safe: what is recorded is answered with its first place.
+    """
+    session = session_of(context)
+    count, repeated = run_async(lambda: _append(session, json))
+    if not json:
+        again = f", {repeated:,} of them had been recorded before" if repeated else ""
+        render.say(f"{render.count(count, 'event')}{again}")
+
+
+async def _append(session: Session, json: bool) -> tuple[int, int]:
+    count = repeated = 0
+    async with open_for_writing(session.ledger, session.environment, session.passphrase()) as writable:
+        try:
+            async for one in append_lines(writable.sequencer, _stdin(), actor=session.environment.actor):
+                count += 1
+                repeated += one.place.duplicate
+                if json:
+                    render.print_json(
+                        {
+                            "line": one.line,
+                            "id": one.event.id,
+                            "index": one.place.index,
+                            "streamversion": one.place.streamversion,
+                            "recordedtime": one.place.recordedtime,
+                            "repeated": one.place.duplicate,
+                        }
+                    )
+                    sys.stdout.flush()
+        finally:
+            await writable.publish()
+    return count, repeated
+
+
+async def _stdin() -> AsyncIterator[list[bytes]]:
+    """The lines that have arrived on stdin, as they arrive."""
+    rest = b""
+    while data := await asyncio.to_thread(os.read, 0, READ_SIZE):
+        *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > LINE_SIZE_MAX:
+            raise MalformedEvent(f"a line is longer than {LINE_SIZE_MAX} bytes", hint="send one event a line")
+        if lines:
+            yield lines
+    if rest:
+        yield [rest]

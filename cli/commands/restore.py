@@ -1,0 +1,140 @@
+"""`jinshi restore`: bring it back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.config import LedgerPaths, read_settings
+from cli.main import Session, run_async, session_of
+from cli.predecessor import record_predecessor
+from cli.progress import progress_bar
+from cli.recreate import Request, Restored, restore_ledger
+from cli.wiring import read_newer_file
+from ledger.errors import InvalidRequest
+
+LEDGER_EXAMPLES = """[bold]Examples[/]
+
+  jinshi restore ledger --from /mnt/remote --policy trust.policy --to /srv/restored
+  jinshi restore ledger --from 's3://backups/jinshi?endpoint=https://s3.example.gov' --policy trust.policy --to /srv/new
+  jinshi restore ledger --from /mnt/remote --policy trust.policy --to /srv/new --continue-from /srv/old
+"""
+PREDECESSOR_EXAMPLES = """[bold]Examples[/]
+
+  jinshi --ledger /srv/restored restore predecessor /mnt/found/ledger
+"""
+
+restore_app = typer.Typer(help="Bring a ledger back from one site alone.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(restore_app, name="restore")
+
+
+@restore_app.command(epilog=LEDGER_EXAMPLES)
+def ledger(
+    context: typer.Context,
+    place: Annotated[
+        str, typer.Option("--from", metavar="NAME|PATH|URL", help="A site's path or URL, or its name in --ledger.")
+    ],
+    policy: Annotated[Path, typer.Option(metavar="FILE", help="The trust policy: who is believed.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="The new ledger; must not exist.")],
+    origin: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which ledger, where the place holds several.")
+    ] = None,
+    at_least: Annotated[
+        int | None, typer.Option(min=0, metavar="SIZE", help="Refuse a copy with fewer entries.")
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A receipt or checkpoint the copy must not fall behind; can be repeated."),
+    ] = None,
+    continue_from: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The old ledger, found intact: go on under the same origin, when proven."),
+    ] = None,
+    recovery_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --continue-from, when its log.key is lost.")
+    ] = None,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")] = "restored from a site",
+) -> None:
+    """Rebuild a ledger from one site's copy, with nothing of the primary left.
+
+    Everything is verified against the site's cosigned checkpoint under the trust policy before it is written. The
+    ledger goes on under a successor origin (NAME/2), unless --continue-from proves that nothing signed is missing.
+    An interrupted restore is carried on by running it again.
+    """
+    session = session_of(context)
+    request = Request(
+        place=_place(session, place),
+        policy=policy,
+        root=to,
+        passphrase=session.passphrase(confirm=True, what=" for the restored ledger's keys"),
+        reason=reason,
+        origin=origin,
+        at_least=at_least,
+        newer=[read_newer_file(file) for file in against or []],
+        continue_from=continue_from,
+        recovery_key=recovery_key,
+    )
+    with progress_bar("restoring") as report:
+        done = run_async(lambda: restore_ledger(request, session.environment, report))
+    _show(done, to)
+
+
+def _place(session: Session, text: str) -> str:
+    """A site's name in the ledger, when there is one; else the text is a path or a URL."""
+    if "://" in text or "/" in text or session.environment.ledger is None:
+        return text
+    if not (session.environment.ledger / "jinshi.json").exists():
+        return text
+    try:
+        return read_settings(LedgerPaths(session.environment.ledger.absolute())).site(text).url
+    except InvalidRequest:
+        if Path(text).is_dir():
+            return text
+        raise
+
+
+def _show(done: Restored, to: Path) -> None:
+    checkpoint, settings = done.copy.checkpoint, done.settings
+    render.say(f"{to} is a ledger: {render.count(checkpoint.size, 'entry')} restored, every one verified")
+    render.facts(
+        {
+            "copy": f"site {done.copy.description.site} of {checkpoint.origin}",
+            "cosigned": f"{render.duration(done.copy.age_s)} ago; what was recorded since is not in it",
+            "root": checkpoint.root.hex(),
+            "origin": settings.origin,
+        }
+    )
+    render.say()
+    if done.succeeded:
+        render.say(f"It goes on as {settings.origin}: nothing proves that the lost primary signed no more.")
+        render.say("Its own trust.policy is new; the predecessor's is kept in evidence/.")
+        render.say("Next: add its sites with jinshi site add, then jinshi replicate --once")
+    else:
+        render.say("It goes on under its own origin: the old store proves that nothing signed is missing.")
+        render.say("Next: jinshi replicate --once")
+
+
+@restore_app.command(epilog=PREDECESSOR_EXAMPLES)
+def predecessor(
+    context: typer.Context,
+    found: Annotated[Path, typer.Argument(metavar="DIR", help="The lost primary's directory, found again.")],
+) -> None:
+    """List what a lost primary that turned up had beyond this ledger, keep it as evidence, and record that."""
+    session = session_of(context)
+    left, file, index = run_async(
+        lambda: record_predecessor(session.ledger, found, session.environment, session.passphrase())
+    )
+    if not left.count:
+        render.say(f"{found} had nothing that was not restored; recorded as entry {index}")
+        return
+    render.say(
+        f"{found} had {render.count(left.count, 'entry')} that were not restored ({left.start} to {left.size - 1})"
+    )
+    render.say(f"they are kept in {file}; recorded as entry {index}")

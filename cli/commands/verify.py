@@ -1,0 +1,143 @@
+"""`jinshi verify`: a receipt, a site's copy, or the ledger itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.main import Session, run_async, session_of
+from cli.progress import progress_bar
+from cli.system import SystemClock
+from cli.wiring import mirror_memory, open_ledger, read_file, read_newer_file, read_policy
+from ledger.auditor import Audited, audit_ledger
+from ledger.core.entry import format_time
+from ledger.core.policy import Policy, Trusted
+from ledger.core.proof import parse_receipt, verify_receipt
+from ledger.errors import CheckFailed, InvalidRequest, ProofInvalid, Tampered
+from ledger.verify import verify_copy
+from restore.fetch import Newer, SiteCopy, open_site
+
+EXAMPLES = """[bold]Examples[/]
+
+  jinshi verify                                   # the ledger itself
+  jinshi verify --site remote                     # one site's copy
+  jinshi verify --site remote --at-least 4000 --against record.tlog-proof
+  jinshi verify record.tlog-proof --entry record.tlog-proof.entry --policy trust.policy
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog=EXAMPLES)(verify)
+
+
+def verify(
+    context: typer.Context,
+    receipt: Annotated[Path | None, typer.Argument(metavar="[RECEIPT]", help="A .tlog-proof file.")] = None,
+    entry: Annotated[Path | None, typer.Option(metavar="FILE", help="The entry the receipt is for.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The trust policy.  [default: the ledger's own]")
+    ] = None,
+    site: Annotated[str | None, typer.Option(metavar="NAME", help="Verify this site's copy.")] = None,
+    at_least: Annotated[
+        int | None, typer.Option(min=0, metavar="SIZE", help="The copy must hold at least so many entries.")
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A receipt or checkpoint the copy must not fall behind; can be repeated."),
+    ] = None,
+) -> None:
+    """Check that nothing was altered, removed or reordered. Exit code 3 when something was.
+
+    Without arguments the ledger itself; with --site one site's copy, every object of it; with RECEIPT one entry,
+    offline: receipt, entry and policy are all that is needed.
+    """
+    session = session_of(context)
+    if receipt is not None:
+        if site is not None or at_least is not None or against:
+            raise InvalidRequest("a receipt is verified by itself", hint="leave out --site, --at-least and --against")
+        _verify_receipt(session, receipt, entry, policy)
+    elif entry is not None:
+        raise InvalidRequest(
+            "an entry is verified with its receipt", hint="name the receipt: jinshi verify RECEIPT ..."
+        )
+    elif site is not None:
+        copy, behind = run_async(lambda: _verify_site(session, site, policy, at_least, against or []))
+        _show_copy(site, copy)
+        if behind:
+            raise CheckFailed(
+                f"site {site} is behind: {'; '.join(behind)}",
+                hint="if replicating does not bring it up to date, it was rolled back",
+            )
+    elif at_least is not None or against:
+        raise InvalidRequest("--at-least and --against are about a copy", hint="name it: --site NAME")
+    else:
+        audited = run_async(lambda: _verify_ledger(session))
+        render.say(f"the ledger is whole: {render.count(audited.size, 'entry')}, {audited.published:,} of them signed")
+        render.facts({"root": audited.root.hex()})
+
+
+def _verify_receipt(session: Session, file: Path, entry: Path | None, policy: Path | None) -> None:
+    if entry is None:
+        raise InvalidRequest("no entry is given", hint=f"give --entry FILE; prove wrote it as {file.name}.entry")
+    receipt = parse_receipt(read_file(file, "the receipt"))
+    data = read_file(entry, "the entry")
+    try:
+        trusted = verify_receipt(receipt, data, _policy(session, policy))
+    except ProofInvalid as error:
+        raise Tampered(f"{entry} is not entry {receipt.index} that {file} is about: {error.what}") from error
+    size = trusted.checkpoint.size
+    render.say(f"{entry} is entry {receipt.index} of {trusted.checkpoint.origin} ({render.count(size, 'entry')})")
+    _show_cosignatures(trusted)
+
+
+def _policy(session: Session, file: Path | None) -> Policy:
+    if file is None and session.environment.ledger is None:
+        raise InvalidRequest("no trust policy is given", hint="give --policy FILE, or name a ledger")
+    return read_policy(file if file is not None else session.ledger / "trust.policy")
+
+
+async def _verify_site(
+    session: Session, name: str, policy_file: Path | None, at_least: int | None, against: list[Path]
+) -> tuple[SiteCopy, list[str]]:
+    async with open_ledger(session.ledger, session.environment) as ledger:
+        policy = _policy(session, policy_file)
+        site = ledger.site(name)
+        newer = [read_newer_file(file) for file in against]
+        if (memory := await mirror_memory(ledger.settings.site(name), ledger.origin)) is not None:
+            newer.append(Newer(memory, f"the mirror of {name}"))
+        copy = await open_site(
+            site.objects, policy, ledger.origin, now=SystemClock().now(), at_least=at_least, newer=newer
+        )
+        with progress_bar(f"verifying {name}") as report:
+            await verify_copy(site.objects, copy.checkpoint, report=report)
+        behind = [
+            f"{one.where} holds {one.opened.checkpoint.size} entries, this one {copy.checkpoint.size}"
+            for one in await ledger.cosigned(beside=name)
+            if one.opened.checkpoint.size > copy.checkpoint.size
+        ]
+        return copy, behind
+
+
+def _show_copy(name: str, copy: SiteCopy) -> None:
+    size = render.count(copy.checkpoint.size, "entry")
+    render.say(f"site {name} is whole: {size}, cosigned {render.duration(copy.age_s)} ago")
+    render.facts({"root": copy.checkpoint.root.hex()})
+    _show_cosignatures(copy.trusted)
+
+
+def _show_cosignatures(trusted: Trusted) -> None:
+    for one in trusted.cosignatures:
+        when = render.moment(format_time(one.timestamp_s * 1_000_000))
+        render.say(render.one_line(f"cosigned by {one.key.name} at {when}"))
+    if not trusted.cosignatures:
+        render.warn("signed by the log alone: the trust policy asks for no cosigner")
+
+
+async def _verify_ledger(session: Session) -> Audited:
+    async with open_ledger(session.ledger, session.environment) as ledger:
+        with progress_bar("verifying") as report:
+            return await audit_ledger(ledger.store, ledger.published, ledger.log_key, report=report)

@@ -1,0 +1,40 @@
+"""Taking in a lost primary that turned up: its surplus entries as a file of evidence, and the event that says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cli.config import Environment
+from cli.wiring import open_for_writing, open_ledger, os_errors, write_file
+from ledger.errors import InvalidRequest
+from restore.predecessor import Leftover, beyond, found_event, last_succession, leftover
+
+
+async def record_predecessor(
+    root: Path, found: Path, environment: Environment, passphrase: str
+) -> tuple[Leftover, Path, int]:
+    """Keep what the ledger in `found` had beyond the one in `root`; returns it, the evidence file, and the entry.
+
+    Raises:
+        InvalidRequest: `root` succeeded no other ledger, or `found` is not the one it succeeded.
+        Forked, Conflict: `found` is no longer what was restored.
+    """
+    async with open_for_writing(root, environment, passphrase) as writable:
+        ledger = writable.ledger
+        succession = await last_succession(ledger.reader)
+        async with open_ledger(found, environment) as old:
+            if old.origin != succession.predecessor:
+                raise InvalidRequest(
+                    f"{found} is the ledger {old.origin}; {succession.predecessor} was succeeded",
+                    hint="name the directory of the lost primary",
+                )
+            left = await leftover(old.store, ledger.store, succession)
+            entries = [stored.entry async for stored in beyond(old.store, succession.size)]
+        with os_errors(ledger.paths.evidence):
+            ledger.paths.evidence.mkdir(mode=0o700, exist_ok=True)
+        file = ledger.paths.evidence / f"predecessor-{left.start}-{left.size}-{left.sha256[:16]}.jsonl"
+        write_file(file, b"".join(entry + b"\n" for entry in entries))
+        event = found_event(succession, left, file.name)
+        places = await writable.sequencer.append([event], actor=environment.actor)
+        await writable.publish()
+    return left, file, places[0].index

@@ -1,0 +1,260 @@
+"""Making a ledger out of one site's copy: restored, verified, and going on under its own or a successor origin.
+
+Apart from Typer: what `jinshi restore ledger` asks and prints is in commands/restore.py.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cli.config import Environment, LedgerPaths, LedgerSettings, format_settings, read_settings
+from cli.create import policy_of
+from cli.staging import Place, check_parent, refuse_existing, sync_tree
+from cli.system import SystemClock
+from cli.wiring import (
+    create_log_key,
+    create_store,
+    hold_lock,
+    import_log_key,
+    load_log_key,
+    load_recovery_key,
+    open_ledger,
+    open_place,
+    os_errors,
+    read_file,
+    read_policy,
+    write_file,
+)
+from ledger.core.canonical import JsonValue
+from ledger.core.checkpoint import origin_prefix
+from ledger.core.entry import decode_entry
+from ledger.core.note import format_note
+from ledger.core.policy import Policy
+from ledger.errors import InvalidRequest, ObjectMissing
+from ledger.keyring import KEYRING, keyring_object, log_keyid, recover_log_key
+from ledger.protocols import Signer
+from ledger.publisher import Publisher
+from ledger.sequencer import Sequencer
+from ledger.store.base import EntryStore, ObjectStore, Prefixed
+from ledger.tasks import Report
+from restore.fetch import Newer, SiteCopy, open_site
+from restore.rebuild.ledger import rebuild
+from restore.succession import prove_continuity, succeeded, successor_origin
+
+PURPOSE = "restore"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to restore, from where to where. `continue_from`: the old ledger's directory, when it turned up intact."""
+
+    place: str
+    policy: Path
+    root: Path
+    passphrase: str
+    reason: str
+    origin: str | None = None
+    at_least: int | None = None
+    newer: Sequence[Newer] = ()
+    continue_from: Path | None = None
+    recovery_key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A restored ledger: from which copy, how many entries, and what it is called now."""
+
+    settings: LedgerSettings
+    copy: SiteCopy
+    size: int
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it goes on under a successor origin."""
+        return self.settings.origin != self.copy.checkpoint.origin
+
+
+async def restore_ledger(request: Request, environment: Environment, report: Report | None = None) -> Restored:
+    """Restore a ledger into a new directory; carries on where an interrupted run of the same restore stopped.
+
+    Raises:
+        Tampered, Untrusted, RolledBack, Forked: the copy is not what the policy trusts; names the object.
+        Conflict: continuing the same origin is not proven.
+        InvalidRequest: the directory is there already, or the place holds nothing of the policy's logs.
+        DiskFull, StoreUnavailable: running it again carries on.
+    """
+    paths = LedgerPaths(request.root.absolute())
+    place = Place(paths.root, PURPOSE)
+    policy = read_policy(request.policy)
+    with os_errors():
+        check_parent(paths.root)
+        refuse_existing(paths.root)
+        copy = await open_copy(request, policy, environment)
+        place.staged.mkdir(mode=0o700, exist_ok=True)
+        with hold_lock(place.staged / "writer.lock"):
+            refuse_existing(paths.root)
+            staged = LedgerPaths(place.staged)
+            store = await create_store(staged.store)
+            try:
+                await rebuild(copy, store, report=report)
+                for directory in (staged.log_key.parent, staged.evidence):
+                    directory.mkdir(mode=0o700, exist_ok=True)
+                if request.continue_from is not None:
+                    settings = await _continue(request, environment, copy, store, staged)
+                else:
+                    settings = await _succeed(request, environment, copy, store, staged)
+                size = (await store.head()).size
+            finally:
+                await store.close()
+            sync_tree(staged.root)
+            write_file(staged.config, format_settings(settings))
+            # Commit point: a crash before this line leaves a hidden directory, which the same restore carries on from.
+            place.settle()
+    return Restored(settings, copy, size)
+
+
+async def open_copy(request: Request, policy: Policy, environment: Environment) -> SiteCopy:
+    """The copy at the place, of whichever log of the policy is there. Raises as `open_site`."""
+    objects = open_place(request.place, environment)
+    origins = [log.key.name for log in policy.logs]
+    if request.origin is not None:
+        origins = [policy.log_for(request.origin).name]
+    present = [origin for origin in origins if await _holds(Prefixed(objects, origin_prefix(origin)))]
+    if len(present) > 1:
+        raise InvalidRequest(
+            f"{objects.where} holds several ledgers of the policy", hint=f"name one: --origin {present[0]}"
+        )
+    if not present:
+        raise InvalidRequest(
+            f"{objects.where} holds nothing of {', '.join(origins) or 'any log'}",
+            hint="it is another ledger's site, or none; check the path and the policy",
+        )
+    return await open_site(
+        Prefixed(objects, origin_prefix(present[0])),
+        policy,
+        present[0],
+        now=SystemClock().now(),
+        at_least=request.at_least,
+        newer=request.newer,
+    )
+
+
+async def _holds(objects: ObjectStore) -> bool:
+    async for _ in objects.list_keys(""):
+        return True
+    return False
+
+
+async def _succeed(
+    request: Request, environment: Environment, copy: SiteCopy, store: EntryStore, staged: LedgerPaths
+) -> LedgerSettings:
+    """Go on under a successor origin: a new key, the same entries, then the event that names the predecessor."""
+    origin = successor_origin(copy.checkpoint.origin)
+    if staged.log_key.exists():  # an interrupted run has made it; it has signed nothing anybody has seen
+        signer = load_log_key(staged.log_key, request.passphrase)
+    else:
+        signer = create_log_key(staged.log_key, origin, request.passphrase, work_factor=environment.key_work_factor)
+    settings = LedgerSettings(origin, signer.vkey, await _recovery_of(store), str(_free_keys(request.root)))
+    policy = policy_of(settings)
+    write_file(staged.policy, policy)
+    write_file(staged.evidence / "predecessor.policy", read_file(request.policy, "the trust policy"))
+    write_file(staged.evidence / "predecessor.checkpoint", format_note(copy.opened.note))
+    about: dict[str, JsonValue] = {
+        "format": 1,
+        "vkey": signer.vkey,
+        "policy": policy.decode(),
+        "recovery": settings.recovery,
+    }
+    event = succeeded(origin, copy.opened, request.reason, about)
+    published = await _published(staged, environment, origin)
+    if settings.recovery:
+        keyid, wrapped = keyring_object(signer.export(), signer.vkey, origin, base64.b64decode(settings.recovery))
+        if not await _has(published, KEYRING + keyid):  # wrapping is never the same twice
+            await published.put_immutable(KEYRING + keyid, wrapped)
+    async with Sequencer(store, SystemClock()) as sequencer:
+        await sequencer.append([event], actor=environment.actor)
+        await Publisher(store, published, signer, origin, epoch=sequencer.epoch).publish()
+    return settings
+
+
+async def _continue(
+    request: Request, environment: Environment, copy: SiteCopy, store: EntryStore, staged: LedgerPaths
+) -> LedgerSettings:
+    """Go on under the same origin, which is proven from the old ledger's own store. Raises Conflict, Forked."""
+    assert request.continue_from is not None
+    origin = copy.checkpoint.origin
+    async with open_ledger(request.continue_from, environment) as old:
+        if old.origin != origin:
+            raise InvalidRequest(f"{old.paths.root} is the ledger {old.origin}, not {origin}", hint="name the old one")
+        await prove_continuity(old.store, store, origin)
+        floor = (await old.store.head()).epoch
+        signer = await _old_signer(request, environment, old.paths, copy, staged)
+        settings = replace(read_settings(old.paths), sites=old.settings.sites)
+        write_file(staged.policy, read_file(old.paths.policy, "the trust policy"))
+    while await store.claim() <= floor:  # the old primary is fenced at every site from now on
+        continue
+    published = await _published(staged, environment, origin)
+    async for key in copy.objects.list_keys(KEYRING):
+        await published.put_immutable(key, (await copy.objects.get(key)).data)
+    async with Sequencer(store, SystemClock()) as sequencer:
+        await Publisher(store, published, signer, origin, epoch=sequencer.epoch).publish()
+    return settings
+
+
+async def _old_signer(
+    request: Request, environment: Environment, old: LedgerPaths, copy: SiteCopy, staged: LedgerPaths
+) -> Signer:
+    """The log's own key: in the new directory, or from the old one, or out of the keyring with the recovery key."""
+    origin, vkey = copy.checkpoint.origin, str(copy.trusted.log)
+    if staged.log_key.exists():
+        return load_log_key(staged.log_key, request.passphrase)
+    if old.log_key.exists():
+        private = load_log_key(old.log_key, request.passphrase).export()
+    elif request.recovery_key is not None:
+        wrapped = (await copy.objects.get(KEYRING + log_keyid(vkey))).data
+        recovery = load_recovery_key(request.recovery_key, request.passphrase)
+        private = recover_log_key(wrapped, vkey, origin, recovery.private)
+    else:
+        raise InvalidRequest(
+            f"{old.log_key} is not there", hint="give --recovery-key FILE to take the key out of the keyring"
+        )
+    signer = import_log_key(
+        staged.log_key, private, origin, request.passphrase, work_factor=environment.key_work_factor
+    )
+    if signer.vkey != vkey:
+        raise InvalidRequest(f"{old.log_key} is not the key of {origin} that the policy lists", hint="check the policy")
+    return signer
+
+
+async def _recovery_of(store: EntryStore) -> str:
+    """The recovery key's public part, from what the ledger says of itself; '' when it says nothing."""
+    first = await store.read(0, 1)
+    data = decode_entry(first[0].entry).event.json_data if first else None
+    recovery = data.get("recovery") if isinstance(data, dict) else None
+    return recovery if isinstance(recovery, str) else ""
+
+
+async def _published(staged: LedgerPaths, environment: Environment, origin: str) -> ObjectStore:
+    return Prefixed(open_place(str(staged.published), environment, create=True), origin_prefix(origin))
+
+
+async def _has(objects: ObjectStore, key: str) -> bool:
+    try:
+        await objects.get(key)
+    except ObjectMissing:
+        return False
+    return True
+
+
+def _free_keys(root: Path) -> Path:
+    """Where the mirror keys of sites to come will go: beside the ledger, never among a lost one's."""
+    wanted = LedgerPaths(root.absolute()).default_keys
+    number = 2
+    free = wanted
+    while free.exists():
+        free = wanted.with_name(f"{wanted.name}-{number}")
+        number += 1
+    return free

@@ -1,0 +1,88 @@
+"""Adding a site to a ledger: its mirror key, its `site.json`, the event, and the settings that name it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.config import Environment, LedgerPaths, SiteSettings, format_settings, parse_place, read_settings
+from cli.create import policy_of, site_added
+from cli.staging import sync_directory
+from cli.system import SystemClock
+from cli.wiring import create_mirror_key, load_mirror_key, open_for_writing, open_place, os_errors, write_file
+from ledger.core.checkpoint import origin_prefix
+from ledger.core.note import parse_vkey
+from ledger.errors import InvalidRequest
+from ledger.store.base import Prefixed
+from replication.site import Site, init_site
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which site to add to the ledger in `root`. `place`: a directory or an S3 URL."""
+
+    root: Path
+    name: str
+    place: str
+    classification: str
+    retention_days: int | None
+    passphrase: str
+
+
+async def add_site(request: Request, environment: Environment) -> SiteSettings:
+    """Add a site; an interrupted run is finished by repeating it.
+
+    Raises:
+        InvalidRequest: the name is taken or no name, or the place cannot be a site.
+        Conflict: the place is another mirror's site.
+        StoreUnavailable, DiskFull: the site cannot be written.
+    """
+    name = request.name
+    if not name or len(name) > 64 or not all(char.isalnum() or char in "-_" for char in name) or not name.isascii():
+        raise InvalidRequest(f"{name!r} cannot name a site", hint="use letters, digits, - and _")
+    url = request.place
+    if isinstance(parse_place(url), Path):
+        url = str(Path(url).absolute())
+    async with open_for_writing(request.root, environment, request.passphrase) as writable:
+        paths, settings = writable.ledger.paths, writable.ledger.settings
+        if any(site.name == name for site in settings.sites):
+            raise InvalidRequest(f"there is a site {name!r} already", hint="see jinshi site list")
+        if any(site.url == url for site in settings.sites):
+            raise InvalidRequest(f"{url} is a site of this ledger already", hint="see jinshi site list")
+        key_file = Path(settings.keys) / f"{name}.mirror.key"
+        with os_errors(key_file.parent):
+            key_file.parent.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(key_file.parent.parent)
+        if key_file.exists():  # an interrupted run has made it
+            cosigner = load_mirror_key(key_file, request.passphrase)
+        else:
+            cosigner = create_mirror_key(
+                key_file,
+                f"{settings.origin}/mirror/{name}",
+                request.passphrase,
+                work_factor=environment.key_work_factor,
+            )
+        objects = Prefixed(open_place(url, environment, create=True), origin_prefix(settings.origin))
+        await init_site(
+            Site(name, objects, parse_vkey(cosigner.vkey)),
+            cosigner,
+            settings.origin,
+            classification=request.classification,
+            retention_days=request.retention_days,
+            now=SystemClock().now(),
+        )
+        site = SiteSettings(name, url, cosigner.vkey, str(key_file), request.classification)
+        await writable.sequencer.append([site_added(settings.origin, site)], actor=environment.actor)
+        await writable.publish()
+        _name(paths, settings.keys, site)
+    return site
+
+
+def _name(paths: LedgerPaths, keys: str, site: SiteSettings) -> None:
+    """Write the policy that trusts the new mirror, then the settings that name the site."""
+    settings = read_settings(paths).with_site(site)
+    policy = policy_of(settings)
+    write_file(paths.policy, policy)
+    write_file(Path(keys) / paths.policy.name, policy)
+    # Commit point: a crash before this line leaves a site nobody names; adding it again finishes.
+    write_file(paths.config, format_settings(settings))

@@ -45,7 +45,7 @@ bench: setup  ## paired benchmarks; prints ratios, never a test
 	$(BIN)/python -m tests.bench
 
 soak: setup  ## the long form of the fault loops (SEED=n KILLS=n to choose)
-	$(BIN)/python -m pytest -n 0 -m soak -s tests/fault tests/simulation
+	$(BIN)/python -m pytest -n 0 -m soak -s tests
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,6 +17,7 @@ from ledger.errors import InvalidRequest
 
 FORMAT = 1
 CONFIG_NAME = "jinshi.json"
+RESTORE_FILE = "restore the file from a copy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,19 @@ class SiteSettings:
 
 @dataclass(frozen=True, slots=True)
 class LedgerSettings:
-    """What `jinshi.json` holds. `origin` names the log, `vkey` its verifier key."""
+    """What `jinshi.json` holds. `origin` names the log, `vkey` its verifier key.
+
+    `kek` says where the operating key-encryption key is (a file in `keys/`, or an OpenBao URL; '' where nothing was
+    ever sealed); `kek_next` is the one an unfinished rotation leads to.
+    """
 
     origin: str
     vkey: str
     recovery: str = ""
     keys: str = ""
     sites: tuple[SiteSettings, ...] = ()
+    kek: str = ""
+    kek_next: str = ""
     format: int = FORMAT
 
     def site(self, name: str) -> SiteSettings:
@@ -51,6 +58,10 @@ class LedgerSettings:
     def with_site(self, site: SiteSettings) -> LedgerSettings:
         """These settings with one more site."""
         return replace(self, sites=(*self.sites, site))
+
+    def with_kek(self, kek: str) -> LedgerSettings:
+        """These settings with another key-encryption key in use."""
+        return replace(self, kek=kek, kek_next="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +122,8 @@ class Environment:
     endpoint: str | None = None
     region: str | None = None
     key_work_factor: int = 17
+    bao_token: str | None = None
+    bao_ca: str | None = None
 
     @property
     def actor(self) -> str:
@@ -123,7 +136,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     env = os.environ if environ is None else environ
     ledger = env.get("JINSHI_LEDGER")
     work = env.get("JINSHI_KEY_WORK_FACTOR", "17")
-    if not work.isdigit() or not 10 <= int(work) <= 20:
+    if not (work.isascii() and work.isdecimal() and 10 <= int(work) <= 20):
         raise InvalidRequest(f"JINSHI_KEY_WORK_FACTOR is {work!r}", hint="give the scrypt work factor, 10 to 20")
     return Environment(
         ledger=Path(ledger) if ledger else None,
@@ -135,6 +148,8 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         endpoint=env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
         region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION"),
         key_work_factor=int(work),
+        bao_token=env.get("BAO_TOKEN") or env.get("VAULT_TOKEN"),
+        bao_ca=env.get("BAO_CACERT") or env.get("VAULT_CACERT"),
     )
 
 
@@ -155,12 +170,14 @@ def read_passphrase(environment: Environment, file: Path | None, *, confirm: boo
         try:
             passphrase = file.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidRequest(f"{file}: the passphrase cannot be read ({_reason(error)})") from error
+            raise InvalidRequest(
+                f"the passphrase file {file} cannot be read ({_reason(error)})", hint="check the path and permissions"
+            ) from error
     elif environment.passphrase is not None:
         passphrase = environment.passphrase
     elif sys.stdin.isatty():
-        passphrase = getpass.getpass(f"Passphrase{what}: ")
-        if confirm and getpass.getpass("Again: ") != passphrase:
+        passphrase = _ask(f"Passphrase{what}: ")
+        if confirm and _ask("Again: ") != passphrase:
             raise InvalidRequest("the two passphrases differ", hint="try again")
     else:
         raise InvalidRequest(
@@ -168,33 +185,46 @@ def read_passphrase(environment: Environment, file: Path | None, *, confirm: boo
         )
     if not passphrase:
         raise InvalidRequest("the passphrase is empty", hint="choose one that is not")
+    try:
+        passphrase.encode("utf-8")
+    except UnicodeEncodeError as error:  # bytes of the environment that are no text arrive as lone surrogates
+        raise InvalidRequest("the passphrase is not UTF-8", hint="set it in a UTF-8 terminal, or use a file") from error
     return passphrase
+
+
+def _ask(prompt: str) -> str:
+    try:
+        return getpass.getpass(prompt)
+    except EOFError as error:
+        raise InvalidRequest("no passphrase was typed", hint="try again") from error
 
 
 def read_settings(paths: LedgerPaths) -> LedgerSettings:
     """A ledger's settings. Raises InvalidRequest when `root` is no ledger or the file cannot be used."""
     try:
         text = paths.config.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InvalidRequest(
             f"{paths.root} is no ledger ({CONFIG_NAME} is not there)",
             hint=f"create one with: jinshi init {paths.root}, or name another with --ledger DIR or JINSHI_LEDGER",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{paths.config} cannot be read ({_reason(error)})") from error
+        raise InvalidRequest(
+            f"{paths.config} cannot be read ({_reason(error)})", hint="check its permissions, or restore it from a copy"
+        ) from error
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{paths.config} is not JSON ({error})", hint="restore it from a copy") from error
+        raise InvalidRequest(f"{paths.config} is not JSON ({error})", hint=RESTORE_FILE) from error
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{paths.config} is not a JSON object", hint="restore it from a copy")
+        raise InvalidRequest(f"{paths.config} is not a JSON object", hint=RESTORE_FILE)
     if value.get("format") != FORMAT:
         raise InvalidRequest(
             f"{paths.config} has format {value.get('format')!r}; this jinshi reads {FORMAT}", hint="use a newer jinshi"
         )
     sites = value.pop("sites", [])
     if not isinstance(sites, list):
-        raise InvalidRequest(f"{paths.config}: 'sites' is not a list")
+        raise InvalidRequest(f"{paths.config}: 'sites' is not a list", hint=RESTORE_FILE)
     known_sites = tuple(_build(SiteSettings, site, paths.config) for site in sites)
     settings: LedgerSettings = _build(LedgerSettings, value, paths.config)
     return replace(settings, sites=known_sites)
@@ -207,7 +237,7 @@ def format_settings(settings: LedgerSettings) -> bytes:
 
 def _build(kind: type[Any], value: object, where: Path) -> Any:
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{where}: {value!r} is not an object")
+        raise InvalidRequest(f"{where}: {value!r} is not an object", hint=RESTORE_FILE)
     known = {field.name: field for field in fields(kind)}
     for name in value:
         if name not in known:
@@ -215,9 +245,9 @@ def _build(kind: type[Any], value: object, where: Path) -> Any:
     for name, field in known.items():
         wanted = int if name == "format" else str
         if name in value and name != "sites" and not isinstance(value[name], wanted):
-            raise InvalidRequest(f"{where}: {name!r} is {value[name]!r}, not a {wanted.__name__}")
+            raise InvalidRequest(f"{where}: {name!r} is {value[name]!r}, not a {wanted.__name__}", hint=RESTORE_FILE)
         if name not in value and field.default is MISSING:
-            raise InvalidRequest(f"{where}: {name!r} is missing", hint="restore the file from a copy")
+            raise InvalidRequest(f"{where}: {name!r} is missing", hint=RESTORE_FILE)
     return kind(**value)
 
 
@@ -246,10 +276,13 @@ def parse_place(url: str) -> Path | S3Place:
     """Where a site is: a directory, or an S3 URL. Raises InvalidRequest."""
     if "://" not in url:
         return Path(url)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        query = parse_qs(parts.query)
+    except ValueError as error:
+        raise InvalidRequest(f"{url!r} is no URL ({error})", hint="write s3://BUCKET/PREFIX") from error
     if parts.scheme == "file" and not parts.netloc:
         return Path(parts.path)
-    query = parse_qs(parts.query)
     for name in query:
         if name not in ("endpoint", "region"):
             raise InvalidRequest(f"{url}: unknown parameter {name!r}", hint=_nearest(name, ["endpoint", "region"]))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.config import Environment, LedgerPaths, LedgerSettings, SiteSettings, format_settings, read_settings
+from cli.sealing import new_kek
 from cli.staging import Place, check_parent, refuse_existing, sync_tree
 from cli.system import SystemClock
 from cli.wiring import (
@@ -33,9 +34,10 @@ from ledger.core.entry import Event
 from ledger.core.note import VerifierKey, parse_vkey
 from ledger.core.policy import format_policy, make_policy
 from ledger.errors import InvalidRequest
-from ledger.keyring import keyring_object
+from ledger.keyring import KEYRING, announcement, keyring_object
 from ledger.publisher import Publisher
 from ledger.sequencer import Sequencer
+from ledger.sources import SEALING
 from ledger.store.base import Prefixed
 from replication.site import Site, init_site
 
@@ -54,6 +56,8 @@ class Request:
     origin: str | None
     with_sites: bool
     passphrase: str
+    kek: str | None = None
+    """Where the key-encryption key is; None: in a file under the passphrase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ async def _build(ledger: Place, paths: LedgerPaths, request: Request, environmen
     for directory in (keys.staged, staged.log_key.parent, staged.evidence):
         directory.mkdir(mode=0o700, parents=True)
 
-    origin = check_origin(request.origin or f"jinshi.internal/{secrets.token_hex(8)}")
+    origin = check_origin(f"jinshi.internal/{secrets.token_hex(8)}" if request.origin is None else request.origin)
     work = environment.key_work_factor
     log = create_log_key(staged.log_key, origin, request.passphrase, work_factor=work)
     recovery = create_recovery_key(keys.staged / RECOVERY_KEY, request.passphrase, work_factor=work)
@@ -151,7 +155,12 @@ async def _build(ledger: Place, paths: LedgerPaths, request: Request, environmen
             SiteSettings(name, str(sites.final / name), mirror.vkey, str(keys.final / key_name), CLASSIFICATION)
         )
     settings = LedgerSettings(
-        origin, log.vkey, base64.b64encode(recovery.public).decode(), str(keys.final), tuple(built)
+        origin,
+        log.vkey,
+        base64.b64encode(recovery.public).decode(),
+        str(keys.final),
+        tuple(built),
+        kek=await new_kek(request.kek, staged, request.passphrase, environment),
     )
     policy = policy_of(settings)
     write_file(staged.policy, policy)
@@ -159,11 +168,12 @@ async def _build(ledger: Place, paths: LedgerPaths, request: Request, environmen
 
     published = Prefixed(open_place(str(staged.published), environment, create=True), origin_prefix(origin))
     keyid, wrapped = keyring_object(log.export(), log.vkey, origin, recovery.public)
-    await published.put_immutable(f"keyring/{keyid}", wrapped)
+    await published.put_immutable(KEYRING + keyid, wrapped)
     store = await create_store(staged.store)
     try:
         async with Sequencer(store, SystemClock()) as sequencer:
-            await sequencer.append(first_events(settings, policy), actor=environment.actor)
+            events = first_events(settings, policy, announcement({keyid: wrapped}))
+            await sequencer.append(events, actor=environment.actor)
             await Publisher(store, published, log, origin, epoch=sequencer.epoch).publish()
     finally:
         await store.close()
@@ -179,7 +189,7 @@ def policy_of(settings: LedgerSettings) -> bytes:
     return format_policy(make_policy(parse_vkey(settings.vkey), mirrors, threshold="any"))
 
 
-def first_events(settings: LedgerSettings, policy: bytes) -> list[Event]:
+def first_events(settings: LedgerSettings, policy: bytes, keyring: dict[str, JsonValue]) -> list[Event]:
     """What every ledger starts with: entry 0 says which it is, then one event for each site."""
     source = acts_source(settings.origin)
     created: dict[str, JsonValue] = {
@@ -188,6 +198,8 @@ def first_events(settings: LedgerSettings, policy: bytes) -> list[Event]:
         "vkey": settings.vkey,
         "policy": policy.decode(),
         "recovery": settings.recovery,
+        "keyring": keyring,
+        "sealing": SEALING,
     }
     return [
         Event.of_json(id="created", source=source, type=CREATED, subject=settings.origin, data=created),

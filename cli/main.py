@@ -15,11 +15,10 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import structlog
 import typer
 
 from cli.config import Environment, read_environment, read_passphrase
-from cli.logs import LogFormat, configure_logs
+from cli.logs import LogFormat, choose_format, get_logger, logs_are_json, say_more
 from cli.progress import stderr
 from cli.render import one_line
 from ledger.errors import (
@@ -79,11 +78,30 @@ class Session:
         """The passphrase that protects the keys. Raises InvalidRequest."""
         return read_passphrase(self.environment, self.passphrase_file, confirm=confirm, what=what)
 
+    def passphrase_in(self, file: Path | None) -> str:
+        """The passphrase in another file; the session's own when there is none. Raises InvalidRequest."""
+        return read_passphrase(self.environment, file or self.passphrase_file)
+
+    @property
+    def passphrase_at_hand(self) -> Callable[[], str] | None:
+        """`passphrase`, where nobody has to be asked for it; else None."""
+        given = self.passphrase_file is not None or self.environment.passphrase is not None
+        return self.passphrase if given else None
+
+
+EXAMPLES = """[bold]Examples[/]
+
+  jinshi init /srv/ledger && export JINSHI_LEDGER=/srv/ledger
+  jinshi import areas.csv --source urn:cn:divisions:areas --key code --edition 2018-02-04
+  jinshi replicate --once && jinshi status
+  jinshi COMMAND --help          # every command has examples
+"""
 
 app = typer.Typer(
     name="jinshi",
     help="Jinshi 金石: an append-only ledger of government data, copied to a same-city and a remote site, "
     "restored and proven from either.",
+    epilog=EXAMPLES,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -100,11 +118,13 @@ def shared_options(
     passphrase_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File with the passphrase (or set JINSHI_PASSPHRASE).")
     ] = None,
-    log_format: Annotated[LogFormat, typer.Option(help="How log lines on stderr look.")] = LogFormat.TEXT,
+    log_format: Annotated[
+        LogFormat, typer.Option(callback=choose_format, is_eager=True, help="How log lines on stderr look.")
+    ] = LogFormat.TEXT,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
 ) -> None:
     """Options every command shares."""
-    configure_logs(log_format, verbose=verbose)
+    say_more(verbose)
     environment = read_environment()
     if ledger is not None:
         environment = replace(environment, ledger=ledger)
@@ -123,15 +143,26 @@ def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return asyncio.run(work())
 
 
+NEXT_STEPS: tuple[tuple[type[JinshiError], str], ...] = (
+    (Tampered, "keep it as evidence, and use another copy"),
+    (ProofInvalid, "keep it as evidence, and use another copy"),
+    (ObjectMissing, "check the place, or use another copy"),
+    (Unavailable, "try again; nothing was lost"),
+    (Malformed, "check that it is the right file, and whole"),
+    (InvalidRequest, "see jinshi --help"),
+    (JinshiError, "nothing was changed; look at what is recorded with jinshi log"),
+)
+"""What to do next where an error does not say it itself."""
+
+
 def show_error(error: JinshiError) -> None:
-    """One readable line on stderr, in text or as a log line."""
-    if structlog.get_config()["processors"][-1].__class__ is structlog.processors.JSONRenderer:
-        structlog.get_logger().error(error.what, hint=error.hint, kind=type(error).__name__)
+    """One readable line on stderr, in text or as a log line: what happened, and what to do next."""
+    hint = error.hint or next(step for kind, step in NEXT_STEPS if isinstance(error, kind))
+    if logs_are_json():
+        get_logger().error(error.what, hint=hint, kind=type(error).__name__)
         return
     stderr.print("[bold red]jinshi:[/] ", end="")
-    stderr.print(one_line(error.what), markup=False)
-    if error.hint:
-        stderr.print(f"        {one_line(error.hint)}", markup=False)
+    stderr.print(one_line(f"{error.what}; {hint}"), markup=False)
 
 
 def run() -> None:
@@ -143,7 +174,10 @@ def run() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        code = _output_failed(error)
+        if code == ExitCode.FINE:
+            code = _output_failed(error)
+        else:  # the graver thing is said already
+            _drop_output()
     sys.exit(code)
 
 
@@ -176,8 +210,7 @@ def main(arguments: list[str]) -> int:
 
 def _usage_error(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError":
-        stderr.print(error.format_message(), markup=False)
+    if type(error).__name__ == "NoArgsIsHelpError":  # making it has printed the help page
         return ExitCode.USAGE
     path = context.command_path if context is not None else "jinshi"
     show_error(InvalidRequest(error.format_message().rstrip("."), hint=f"see {path} --help"))
@@ -187,14 +220,20 @@ def _usage_error(error: typer.TyperException) -> int:
 def _output_failed(error: OSError) -> int:
     """What the operating system refused outside of any store: mostly our own output."""
     if error.errno == errno.EPIPE:  # head(1), less(1): the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return ExitCode.FINE
-    what = f"{error.filename}: {error.strerror}" if error.filename else (error.strerror or str(error))
-    translated = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else StoreUnavailable
-    show_error(translated(what, hint="free space, check permissions, or choose another place"))
-    if error.errno == errno.ENOSPC and error.filename is None:  # the same bytes would fail again on exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    what = f"{error.filename or 'the output'} cannot be read or written ({error.strerror or error})"
+    hint = "free space, or choose another place" if full else "check permissions, or choose another place"
+    show_error((DiskFull if full else StoreUnavailable)(what, hint=hint))
+    if error.filename is None:  # stdout still holds the same bytes, which would fail again on exit
+        _drop_output()
     return ExitCode.UNAVAILABLE
+
+
+def _drop_output() -> None:
+    """What stdout still holds goes nowhere, so that flushing it on exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fault(error: Exception, *, verbose: bool) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cli.config import Environment
-from cli.wiring import open_for_writing, open_ledger, os_errors, write_file
+from cli.wiring import open_for_writing, open_ledger, os_errors, writing
 from ledger.errors import InvalidRequest
 from restore.predecessor import Leftover, beyond, found_event, last_succession, leftover
 
@@ -29,11 +29,12 @@ async def record_predecessor(
                     hint="name the directory of the lost primary",
                 )
             left = await leftover(old.store, ledger.store, succession)
-            entries = [stored.entry async for stored in beyond(old.store, succession.size)]
-        with os_errors(ledger.paths.evidence):
-            ledger.paths.evidence.mkdir(mode=0o700, exist_ok=True)
-        file = ledger.paths.evidence / f"predecessor-{left.start}-{left.size}-{left.sha256[:16]}.jsonl"
-        write_file(file, b"".join(entry + b"\n" for entry in entries))
+            with os_errors(ledger.paths.evidence):
+                ledger.paths.evidence.mkdir(mode=0o700, exist_ok=True)
+            file = ledger.paths.evidence / f"predecessor-{left.start}-{left.size}-{left.sha256[:16]}.jsonl"
+            with writing(file) as evidence:
+                async for stored in beyond(old.store, succession.size):
+                    evidence.write(stored.entry + b"\n")
         event = found_event(succession, left, file.name)
         places = await writable.sequencer.append([event], actor=environment.actor)
         await writable.publish()

@@ -1,4 +1,4 @@
-"""Progress bars on stderr: rate and time left for long work, silent where nobody looks."""
+"""The two consoles, and progress bars on stderr: rate and time left for long work, silent where nobody looks."""
 
 from __future__ import annotations
 
@@ -6,23 +6,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+
+from ledger.tasks import Report
 
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 stdout = Console(soft_wrap=True, highlight=False)
 
 
 @contextmanager
-def progress_bar(what: str, unit: str = "entries") -> Iterator[Callable[[int, int], None]]:
-    """A bar that the yielded report(done, total) moves; it shows nothing when stderr is no terminal."""
+def progress_bars(unit: str = "entries") -> Iterator[Callable[[str], Report]]:
+    """Bars for work that runs side by side: the yielded function starts one and returns its report(done, total).
+
+    Nothing is shown, and nothing imported for it, when stderr is no terminal.
+    """
+    if not stderr.is_terminal:
+        yield lambda what: lambda done, total: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -32,10 +41,17 @@ def progress_bar(what: str, unit: str = "entries") -> Iterator[Callable[[int, in
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+    with Progress(*columns, console=stderr, transient=True) as bars:
 
-        def report(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def start(what: str) -> Report:
+            task = bars.add_task(what, total=None)
+            return lambda done, total: bars.update(task, completed=done, total=total)
 
-        yield report
+        yield start
+
+
+@contextmanager
+def progress_bar(what: str, unit: str = "entries") -> Iterator[Report]:
+    """One bar, moved by the yielded report(done, total)."""
+    with progress_bars(unit) as start:
+        yield start(what)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from cli.config import Environment, LedgerPaths, LedgerSettings, format_settings, read_settings
 from cli.create import policy_of
+from cli.rekeying import Installed, install_keys
+from cli.sealing import OPENBAO, kek_file, make_kek, new_kek
 from cli.staging import Place, check_parent, refuse_existing, sync_tree
 from cli.system import SystemClock
 from cli.wiring import (
@@ -34,7 +36,16 @@ from ledger.core.entry import decode_entry
 from ledger.core.note import format_note
 from ledger.core.policy import Policy
 from ledger.errors import InvalidRequest, ObjectMissing
-from ledger.keyring import KEYRING, keyring_object, log_keyid, recover_log_key
+from ledger.keyring import (
+    KEYRING,
+    RecoveryKey,
+    announcement,
+    check_keyring,
+    keyring_object,
+    log_keyid,
+    recover_log_key,
+)
+from ledger.keyring.data import is_data_keyid
 from ledger.protocols import Signer
 from ledger.publisher import Publisher
 from ledger.sequencer import Sequencer
@@ -61,6 +72,15 @@ class Request:
     newer: Sequence[Newer] = ()
     continue_from: Path | None = None
     recovery_key: Path | None = None
+    recovery_passphrase: str | None = None
+    kek: str | None = None
+
+    @property
+    def custodians(self) -> RecoveryKey | None:
+        """The offline recovery key, when it is given. Raises InvalidRequest (wrong passphrase, not there), Tampered."""
+        if self.recovery_key is None:
+            return None
+        return load_recovery_key(self.recovery_key, self.recovery_passphrase or self.passphrase)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +90,7 @@ class Restored:
     settings: LedgerSettings
     copy: SiteCopy
     size: int
+    keys: Installed
 
     @property
     def succeeded(self) -> bool:
@@ -103,9 +124,9 @@ async def restore_ledger(request: Request, environment: Environment, report: Rep
                 for directory in (staged.log_key.parent, staged.evidence):
                     directory.mkdir(mode=0o700, exist_ok=True)
                 if request.continue_from is not None:
-                    settings = await _continue(request, environment, copy, store, staged)
+                    settings, keys = await _continue(request, environment, copy, store, staged)
                 else:
-                    settings = await _succeed(request, environment, copy, store, staged)
+                    settings, keys = await _succeed(request, environment, copy, store, staged)
                 size = (await store.head()).size
             finally:
                 await store.close()
@@ -113,7 +134,7 @@ async def restore_ledger(request: Request, environment: Environment, report: Rep
             write_file(staged.config, format_settings(settings))
             # Commit point: a crash before this line leaves a hidden directory, which the same restore carries on from.
             place.settle()
-    return Restored(settings, copy, size)
+    return Restored(settings, copy, size, keys)
 
 
 async def open_copy(request: Request, policy: Policy, environment: Environment) -> SiteCopy:
@@ -150,7 +171,7 @@ async def _holds(objects: ObjectStore) -> bool:
 
 async def _succeed(
     request: Request, environment: Environment, copy: SiteCopy, store: EntryStore, staged: LedgerPaths
-) -> LedgerSettings:
+) -> tuple[LedgerSettings, Installed]:
     """Go on under a successor origin: a new key, the same entries, then the event that names the predecessor."""
     origin = successor_origin(copy.checkpoint.origin)
     if staged.log_key.exists():  # an interrupted run has made it; it has signed nothing anybody has seen
@@ -158,6 +179,8 @@ async def _succeed(
     else:
         signer = create_log_key(staged.log_key, origin, request.passphrase, work_factor=environment.key_work_factor)
     settings = LedgerSettings(origin, signer.vkey, await _recovery_of(store), str(_free_keys(request.root)))
+    if settings.recovery:
+        settings = settings.with_kek(await _kek(request, environment, staged))
     policy = policy_of(settings)
     write_file(staged.policy, policy)
     write_file(staged.evidence / "predecessor.policy", read_file(request.policy, "the trust policy"))
@@ -168,21 +191,23 @@ async def _succeed(
         "policy": policy.decode(),
         "recovery": settings.recovery,
     }
-    event = succeeded(origin, copy.opened, request.reason, about)
     published = await _published(staged, environment, origin)
     if settings.recovery:
         keyid, wrapped = keyring_object(signer.export(), signer.vkey, origin, base64.b64decode(settings.recovery))
         if not await _has(published, KEYRING + keyid):  # wrapping is never the same twice
             await published.put_immutable(KEYRING + keyid, wrapped)
+        about["keyring"] = announcement({keyid: (await published.get(KEYRING + keyid)).data})
+    keys = await _install(request, environment, copy, store, published, settings, staged)
+    event = succeeded(origin, copy.opened, request.reason, about)
     async with Sequencer(store, SystemClock()) as sequencer:
         await sequencer.append([event], actor=environment.actor)
         await Publisher(store, published, signer, origin, epoch=sequencer.epoch).publish()
-    return settings
+    return settings, keys
 
 
 async def _continue(
     request: Request, environment: Environment, copy: SiteCopy, store: EntryStore, staged: LedgerPaths
-) -> LedgerSettings:
+) -> tuple[LedgerSettings, Installed]:
     """Go on under the same origin, which is proven from the old ledger's own store. Raises Conflict, Forked."""
     assert request.continue_from is not None
     origin = copy.checkpoint.origin
@@ -190,18 +215,53 @@ async def _continue(
         if old.origin != origin:
             raise InvalidRequest(f"{old.paths.root} is the ledger {old.origin}, not {origin}", hint="name the old one")
         await prove_continuity(old.store, store, origin)
+        await check_keyring(copy.objects, store, origin)
         floor = (await old.store.head()).epoch
         signer = await _old_signer(request, environment, old.paths, copy, staged)
-        settings = replace(read_settings(old.paths), sites=old.settings.sites)
+        settings = replace(read_settings(old.paths), sites=old.settings.sites, kek_next="")
+        if settings.kek or request.kek:
+            settings = settings.with_kek(await _kek(request, environment, staged, old=(old.paths, settings.kek)))
         write_file(staged.policy, read_file(old.paths.policy, "the trust policy"))
     while await store.claim() <= floor:  # the old primary is fenced at every site from now on
         continue
     published = await _published(staged, environment, origin)
     async for key in copy.objects.list_keys(KEYRING):
-        await published.put_immutable(key, (await copy.objects.get(key)).data)
+        if not is_data_keyid(key.removeprefix(KEYRING).partition(".")[0]):
+            await published.put_immutable(key, (await copy.objects.get(key)).data)
+    keys = await _install(request, environment, copy, store, published, settings, staged)
     async with Sequencer(store, SystemClock()) as sequencer:
         await Publisher(store, published, signer, origin, epoch=sequencer.epoch).publish()
-    return settings
+    return settings, keys
+
+
+async def _install(
+    request: Request,
+    environment: Environment,
+    copy: SiteCopy,
+    store: EntryStore,
+    published: ObjectStore,
+    settings: LedgerSettings,
+    staged: LedgerPaths,
+) -> Installed:
+    kek = make_kek(settings.kek, staged, lambda: request.passphrase, environment) if settings.kek else None
+    custodians = request.custodians
+    return await install_keys(copy.objects, store, published, kek, custodians.private if custodians else None)
+
+
+async def _kek(
+    request: Request, environment: Environment, staged: LedgerPaths, *, old: tuple[LedgerPaths, str] | None = None
+) -> str:
+    """The key-encryption key the restored ledger goes on with: the one asked for, or the old one, or a new file."""
+    if request.kek is not None:
+        return await new_kek(request.kek, staged, request.passphrase, environment)
+    if old is not None and old[1].startswith(OPENBAO):
+        return old[1]
+    for made in staged.log_key.parent.glob("file-*.key"):  # an interrupted run has made it
+        return made.stem
+    if old is not None and old[1] and (file := kek_file(old[0], old[1])).exists():
+        write_file(kek_file(staged, old[1]), read_file(file, "the key-encryption key"), mode=0o600)
+        return old[1]
+    return await new_kek(None, staged, request.passphrase, environment)
 
 
 async def _old_signer(
@@ -215,8 +275,8 @@ async def _old_signer(
         private = load_log_key(old.log_key, request.passphrase).export()
     elif request.recovery_key is not None:
         wrapped = (await copy.objects.get(KEYRING + log_keyid(vkey))).data
-        recovery = load_recovery_key(request.recovery_key, request.passphrase)
-        private = recover_log_key(wrapped, vkey, origin, recovery.private)
+        assert request.custodians is not None
+        private = recover_log_key(wrapped, vkey, origin, request.custodians.private)
     else:
         raise InvalidRequest(
             f"{old.log_key} is not there", hint="give --recovery-key FILE to take the key out of the keyring"

@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 
 from cli.progress import stderr, stdout
 from ledger.core.entry import Entry
-from ledger.errors import MalformedEntry, MalformedEvent
+from ledger.errors import Malformed
 
 SIZED_ROWS = 1_000
 """Column widths come from this many first rows, so that a log of any length streams."""
@@ -152,7 +152,7 @@ def summary(entry: Entry) -> str:
         return f"-> {event.dataref}" if event.dataref else ""
     try:
         value = event.json_data
-    except (MalformedEvent, MalformedEntry):
+    except Malformed:
         return data_text(event.data)
     return value_text(value)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from cli.config import Environment, LedgerPaths, LedgerSettings, S3Place, SiteSettings, parse_place, read_settings
+from cli.sealing import Passphrase, make_data_keys
 from cli.system import SystemClock, nonce
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint
-from ledger.core.note import VerifierKey, parse_vkey
+from ledger.core.note import Note, NoteSignature, VerifierKey, format_note, parse_vkey
 from ledger.core.policy import Policy, parse_policy
 from ledger.core.proof import HEADER, parse_receipt
 from ledger.errors import (
@@ -27,8 +29,12 @@ from ledger.errors import (
     Unavailable,
 )
 from ledger.keyring import RecoveryKey
+from ledger.keyring.data import DataKeys
+from ledger.keyring.erasures import read_erasures
+from ledger.protocols import Cosigner
 from ledger.publisher import Publisher
 from ledger.reader import Reader
+from ledger.sealing import Opener, Sealer
 from ledger.sequencer import Sequencer
 from ledger.store.base import EntryStore, ObjectStore, Prefixed
 from ledger.store.directory import DirectoryStore
@@ -39,6 +45,8 @@ from replication.follower import Follower
 from replication.mirror import COSIGNED, Mirror
 from replication.site import Site
 from restore.fetch import Newer
+
+READ_SIZE_MAX = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +82,30 @@ class OpenLedger:
         """All of its sites."""
         return [open_site(site, self.origin, self.environment) for site in self.settings.sites]
 
-    async def follower(self, site: Site) -> Follower:
-        """Ships what is published to a site."""
-        head = await self.store.head()
-        return Follower(self.published, site, self.origin, self.log_key, epoch=head.epoch, nonce=nonce)
+    def data_keys(self, passphrase: Passphrase, objects: ObjectStore | None = None) -> DataKeys | None:
+        """Its data keys, out of its own keyring or another one; `passphrase` is asked for when one is needed."""
+        return make_data_keys(objects or self.published, self.settings, self.paths, passphrase, self.environment)
 
-    def mirror(self, site: Site, passphrase: str) -> Mirror:
+    async def opener(self, passphrase: Passphrase | None) -> Opener:
+        """Opens what is sealed, with the passphrase when one is needed; None: what is sealed stays closed."""
+        return await Opener.of(self.store, None if passphrase is None else self.data_keys(passphrase))
+
+    async def follower(self, site: Site) -> Follower:
+        """Ships what is published to a site, but no key that is erased."""
+        head = await self.store.head()
+        erased = (await read_erasures(self.store)).erased
+        return Follower(self.published, site, self.origin, self.log_key, epoch=head.epoch, nonce=nonce, erased=erased)
+
+    def mirror(self, site: Site, cosigner: Cosigner) -> Mirror:
         """The mirror role of a site, with its own key. Raises InvalidRequest, Tampered."""
-        settings = self.settings.site(site.name)
-        cosigner = load_mirror_key(Path(settings.mirror_key), passphrase)
-        state = mirror_state(Path(settings.mirror_key), self.origin)
+        key_file = Path(self.settings.site(site.name).mirror_key)
+        if cosigner.vkey != str(site.mirror):
+            raise Tampered(f"{key_file} is not the key of {site.mirror.name}", hint="put the mirror's own key back")
+        state = mirror_state(key_file, self.origin)
         return Mirror(site, cosigner, self.log_key, self.origin, SystemClock(), state)
 
-    async def cosigned(self, *, beside: str = "") -> list[Newer]:
-        """The checkpoints that reachable sites show and the policy accepts; all sites but `beside`."""
+    async def shown(self, *, beside: str = "") -> list[Newer]:
+        """The checkpoints, signed by this log, that reachable sites show; all sites but `beside`."""
         policy = self.policy()
         found: list[Newer] = []
         for site in self.sites():
@@ -95,11 +113,33 @@ class OpenLedger:
                 continue
             try:
                 opened = parse_checkpoint((await site.objects.get(CHECKPOINT)).data)
-                policy.check(opened)
+                policy.check(opened, quorum=False)
             except (ObjectMissing, Unavailable, Tampered, Malformed):
                 continue
             found.append(Newer(opened, f"site {site.name!r}"))
         return found
+
+    async def cosigned(self, *, beside: str = "") -> list[Newer]:
+        """Those of `shown` that the policy accepts."""
+        policy = self.policy()
+        return [one for one in await self.shown(beside=beside) if accepts(policy, one.opened)]
+
+
+def accepts(policy: Policy, opened: OpenedCheckpoint) -> bool:
+    """Whether the policy accepts a checkpoint, quorum and all."""
+    try:
+        policy.check(opened)
+    except Tampered:
+        return False
+    return True
+
+
+def merged(shown: Sequence[OpenedCheckpoint]) -> list[OpenedCheckpoint]:
+    """The same checkpoints, each once, with everybody's signatures on it."""
+    signatures: dict[bytes, dict[NoteSignature, None]] = {}
+    for one in shown:
+        signatures.setdefault(one.note.text, {}).update(dict.fromkeys(one.note.signatures))
+    return [parse_checkpoint(format_note(Note(text, tuple(all_of_it)))) for text, all_of_it in signatures.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +149,7 @@ class WritableLedger:
     ledger: OpenLedger
     sequencer: Sequencer
     publisher: Publisher
+    sealer: Sealer
 
     async def publish(self, report: Report | None = None) -> None:
         """Sign and publish what is committed."""
@@ -146,12 +187,13 @@ async def open_for_writing(root: Path, environment: Environment, passphrase: str
                 f"{paths.log_key} is not the key of {settings.origin}", hint="put the ledger's own log.key back"
             )
         ledger = await stack.enter_async_context(open_ledger(root, environment))
-        sequencer = await stack.enter_async_context(Sequencer(ledger.store, SystemClock()))
+        sealer = await Sealer.open(ledger.store, ledger.data_keys(lambda: passphrase))
+        sequencer = await stack.enter_async_context(Sequencer(ledger.store, SystemClock(), sealer=sealer))
         publisher = Publisher(ledger.store, ledger.published, signer, settings.origin, epoch=sequencer.epoch)
         reader = Reader(ledger.store, ledger.published, committed=sequencer.committed)
         ledger = OpenLedger(paths, settings, environment, ledger.store, ledger.published, reader)
         await publisher.publish()
-        yield WritableLedger(ledger, sequencer, publisher)
+        yield WritableLedger(ledger, sequencer, publisher, sealer)
 
 
 @contextmanager
@@ -170,8 +212,9 @@ def hold_lock(path: Path) -> Iterator[None]:
                 f"{path.parent} is being written by another process (pid {holder})",
                 hint="wait until it has finished, or end it",
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with os_errors(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -291,22 +334,37 @@ def read_policy(path: Path) -> Policy:
     return parse_policy(read_file(path, "the trust policy"))
 
 
-def read_file(path: Path, what: str) -> bytes:
-    """A file an operator named. Raises InvalidRequest."""
+def read_file(path: Path, what: str, *, size_max: int = READ_SIZE_MAX) -> bytes:
+    """A file an operator named; it may be a pipe. Raises InvalidRequest."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(size_max + 1)
     except OSError as error:
         raise InvalidRequest(f"{what} {path} cannot be read ({error.strerror})", hint="check the path") from error
+    if len(data) > size_max:
+        raise InvalidRequest(f"{what} {path} has more than {size_max} bytes", hint="check that it is the right file")
+    return data
 
 
 def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write a file whole or not at all, durable on return. Raises DiskFull, StoreUnavailable."""
+    with writing(path, mode=mode) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A file that appears, whole and durable, when the block ends, and not at all when it raises.
+
+    Raises:
+        DiskFull, StoreUnavailable: it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with os_errors(path):
         try:
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(descriptor)
             partial.replace(path)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, parse_checkpoint
+from ledger.core.cosignature import verify_log_signature
 from ledger.core.entry import decode_entry
 from ledger.core.merkle import CompactRange
-from ledger.core.note import VerifierKey, verify_signature
-from ledger.errors import MalformedEntry, MalformedNote, ObjectMissing, Tampered
+from ledger.core.note import VerifierKey
+from ledger.errors import MalformedEntry, MalformedNote, ObjectMissing, Tampered, Untrusted
 from ledger.sequencer import row_of
 from ledger.store.base import EntryStore, ObjectStore, Row
 from ledger.tasks import Report
@@ -70,15 +71,16 @@ async def _checkpoint(store: EntryStore, published: ObjectStore, log: VerifierKe
     """The published checkpoint: signed by the log, and the last one the store recorded."""
     try:
         opened = parse_checkpoint((await published.get(CHECKPOINT)).data)
+        signed = verify_log_signature(opened, log) and opened.checkpoint.origin == log.name
     except ObjectMissing as error:
         raise Tampered(
             f"{published.where}/{CHECKPOINT} is missing", key=CHECKPOINT, hint="any append publishes it again"
         ) from error
-    except MalformedNote as error:
-        raise Tampered(f"{published.where}/{CHECKPOINT}: {error.what}", key=CHECKPOINT) from error
-    last = await store.last_checkpoint(log.name)
-    if not verify_signature(opened.note, log) or opened.checkpoint.origin != log.name:
+    except (MalformedNote, Untrusted) as error:
+        raise Tampered(f"{published.where}/{CHECKPOINT}: {error.what}", key=CHECKPOINT, hint=error.hint) from error
+    if not signed:
         raise Tampered(f"{published.where}/{CHECKPOINT} is not signed by {log.name}", key=CHECKPOINT)
+    last = await store.last_checkpoint(log.name)
     if last is None or (last.size, last.root) != (opened.checkpoint.size, opened.checkpoint.root):
         known = "none" if last is None else str(last.size)
         raise Tampered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -56,13 +57,19 @@ class KeyEncryptionKey(Protocol):
 
     @property
     def name(self) -> str:
-        """Which key this is, as recorded beside what it wrapped."""
+        """Which key this is, as recorded in the names of what it wrapped: lower case letters, digits and dashes."""
         ...
 
-    def wrap(self, key: bytes, *, context: bytes) -> bytes:
-        """Encrypt `key`, bound to `context`. Raises Unavailable."""
+    async def wrap_many(self, keys: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """Encrypt each (key, context), bound to its context. Raises Unavailable."""
         ...
 
-    def unwrap(self, wrapped: bytes, *, context: bytes) -> bytes:
-        """The inverse of `wrap`. Raises Unavailable; Tampered when the context or the bytes are not those wrapped."""
+    async def unwrap_many(self, wrapped: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """The inverse of `wrap_many`, from each (wrapped, context).
+
+        Raises:
+            Unavailable: the keeper of the key cannot be reached, is sealed, or refuses.
+            Tampered: a context or the bytes are not those wrapped.
+            InvalidRequest: the passphrase is wrong, or none is given.
+        """
         ...

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
-from ledger.core.merkle import CompactRange
+from ledger.core.merkle import CompactRange, leaf_hash
 from ledger.core.note import Note, NoteSignature, VerifierKey, format_note, parse_vkey, verify_signature
 from ledger.core.tiles import TILE_WIDTH, Tile, completed_partials, decode_tile
 from ledger.core.tiling import TileData, Tiler, frontier_of
-from ledger.errors import Forked, ObjectMissing, Tampered
+from ledger.errors import Fenced, Forked, Malformed, MalformedTile, ObjectMissing, RolledBack, Tampered
 from ledger.protocols import Signer
 from ledger.store.base import EntryStore, Head, ObjectStore, SignedCheckpoint, Tag
 from ledger.tasks import Report, run_bounded
@@ -47,13 +47,20 @@ class Publisher:
         """Bring the published tiles and checkpoint up to what is committed; return the checkpoint shown.
 
         Raises:
-            Forked: what is committed does not extend the last checkpoint signed; nothing is signed.
+            Forked: what is shown is not the last checkpoint signed; nothing is signed.
+            RolledBack: the store is older than what it has published.
             Tampered: the store's entries, or the published tiles, are not what the tree was built from.
             Fenced, CompareFailed: another writer has taken over.
             StoreUnavailable, Unavailable: a store or the signer failed; publishing again carries on.
         """
         try:
             return await self._publish(report)
+        except Tampered as error:
+            self._tiler = None
+            epoch = (await self._store.head()).epoch
+            if epoch != self._epoch:  # what looked wrong is what the writer that took over was doing just then
+                raise Fenced(f"epoch {epoch} writes {self._store.where} now; this writer's is {self._epoch}") from error
+            raise
         except BaseException:
             self._tiler = None  # read back what is really published next time
             raise
@@ -70,6 +77,12 @@ class Publisher:
                 f"{self._objects.where} shows a checkpoint of {self._origin}, but the store has none recorded",
                 key=CHECKPOINT,
                 hint="the store is not the one this was published from; restore instead",
+            )
+        elif last is not None and shown is not None and shown.checkpoint.size > last.size:
+            raise RolledBack(
+                f"{self._store.where} ends at size {last.size}, but size {shown.checkpoint.size} has been published",
+                key=CHECKPOINT,
+                hint="the store is an older copy; put the newest one back, or restore from a site",
             )
         elif last is not None and shown is not None and shown.checkpoint.text != _text(last):
             raise Forked(
@@ -98,7 +111,14 @@ class Publisher:
             stored = await self._objects.get(CHECKPOINT)
         except ObjectMissing:
             return None, None
-        opened = parse_checkpoint(stored.data)
+        try:
+            opened = parse_checkpoint(stored.data)
+        except Malformed as error:
+            raise Tampered(
+                f"{self._objects.where}/{CHECKPOINT} is damaged: {error.what}",
+                key=CHECKPOINT,
+                hint="move it aside: the next publish shows what the store has recorded",
+            ) from error
         if opened.checkpoint.origin != self._origin or not verify_signature(opened.note, self._key):
             raise Tampered(
                 f"{self._objects.where}/{CHECKPOINT} is not signed by {self._origin}",
@@ -117,20 +137,31 @@ class Publisher:
         while size >> (8 * level):
             width = (size >> (8 * level)) % TILE_WIDTH
             tile = Tile(level, size >> (8 * (level + 1)), width)
-            edges.append(decode_tile(await self._read(tile), width) if width else [])
+            edges.append(await self._read(tile) if width else [])
             level += 1
-        rest = await self._store.read(size - size % TILE_WIDTH, size % TILE_WIDTH) if size % TILE_WIDTH else []
         tree = CompactRange(size, frontier_of(edges))
         if tree.root() != last.root:
             raise Tampered(
                 f"{self._objects.where}: the tiles at the right edge do not hash to the root signed at size {size}",
                 hint="run jinshi verify to find which, or restore from a site",
             )
-        return Tiler(tree, edges, [stored.entry for stored in rest])
+        first = size - size % TILE_WIDTH
+        rest = [stored.entry for stored in await self._store.read(first, size - first)] if first < size else []
+        signed_for = edges[0] if edges else []
+        if [leaf_hash(entry) for entry in rest] != signed_for:  # they go into the next bundle once more
+            raise Tampered(
+                f"{self._store.where}: entries {first} to {size - 1} are not those that were signed for",
+                hint="nothing was signed; restore from a site",
+            )
+        return Tiler(tree, edges, rest)
 
-    async def _read(self, tile: Tile) -> bytes:
+    async def _read(self, tile: Tile) -> list[bytes]:
         try:
-            return (await self._objects.get(tile.path)).data
+            return decode_tile((await self._objects.get(tile.path)).data, tile.width)
+        except MalformedTile as error:
+            raise Tampered(
+                f"{self._objects.where}/{tile.path} is damaged: {error.what}", key=tile.path, hint="restore from a site"
+            ) from error
         except ObjectMissing as error:
             raise Tampered(
                 f"{self._objects.where}/{tile.path} is missing", key=tile.path, hint="restore from a site"

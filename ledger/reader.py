@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
@@ -14,13 +15,15 @@ from ledger.core.merkle import (
     consistency_proof,
     inclusion_nodes,
     inclusion_proof,
+    leaf_hash,
 )
 from ledger.core.note import format_note
 from ledger.core.proof import Receipt
-from ledger.core.tiles import Tile, decode_tile, node_in_tile, tile_of_node
-from ledger.errors import InvalidRequest, ObjectMissing, Tampered
+from ledger.core.tiles import TILE_WIDTH, node_in_tile, tile_of_node
+from ledger.errors import Forked, InvalidRequest, Malformed, ObjectMissing, Tampered
 from ledger.sequencer import CommitSignal
 from ledger.store.base import EntryStore, Head, ObjectStore, Selection, StoredEntry, StreamId
+from ledger.verify import AuthenticatedTiles
 
 PAGE_ENTRIES = 1_000
 
@@ -46,7 +49,8 @@ class Reader:
         found = await self._store.read(index, 1) if index >= 0 else []
         if not found:
             size = (await self.head()).size
-            raise InvalidRequest(f"there is no entry {index}; the ledger has {size}", hint=f"ask for 0 to {size - 1}")
+            hint = f"ask for 0 to {size - 1}" if size else "append something first"
+            raise InvalidRequest(f"there is no entry {index}; the ledger has {size}", hint=hint)
         return found[0]
 
     async def entries(self, start: int = 0, stop: int | None = None) -> AsyncIterator[StoredEntry]:
@@ -66,12 +70,13 @@ class Reader:
         Resume after a break with `start` = last index seen + 1. Memory: one page.
         """
         while True:
+            seen = self._committed.commits  # before reading, so that a commit in between is not slept through
             page = await self._store.read(start, PAGE_ENTRIES)
             for stored in page:
                 yield stored
             start += len(page)
             if not page:
-                await self._committed.wait(poll_s)
+                await self._committed.wait(poll_s, seen=seen)
 
     async def select(self, what: Selection, *, limit: int) -> Sequence[StoredEntry]:
         """Up to `limit` entries that match (see `EntryStore.select`)."""
@@ -99,18 +104,32 @@ class Reader:
         return await self._store.size_at(recordedtime_us)
 
     async def published(self) -> OpenedCheckpoint:
-        """The checkpoint shown to the world. Raises InvalidRequest when nothing has been published yet."""
+        """The checkpoint shown to the world.
+
+        Raises:
+            InvalidRequest: nothing has been published yet.
+            Tampered: it is damaged.
+        """
         try:
             return parse_checkpoint((await self._objects.get(CHECKPOINT)).data)
         except ObjectMissing as error:
             raise InvalidRequest("this ledger has not published a checkpoint yet", hint="append something") from error
+        except Malformed as error:
+            raise Tampered(
+                f"{self._objects.where}/{CHECKPOINT} is damaged: {error.what}",
+                key=CHECKPOINT,
+                hint="move it aside: the next publish shows what the store has recorded",
+            ) from error
 
     async def prove(self, index: int, checkpoint: OpenedCheckpoint | None = None) -> Receipt:
         """A receipt for entry `index` against `checkpoint` (default: the published one), C2SP tlog-proof.
 
+        Every hash in it has been proven to belong to the published checkpoint's root.
+
         Raises:
-            InvalidRequest: the entry is not covered by the checkpoint.
-            Tampered: a published tile it needs is missing or damaged.
+            InvalidRequest: the entry is not covered by the checkpoint, or the checkpoint by what is published.
+            Tampered: a published tile is missing or damaged (`key` names it), or the store's entry is another one.
+            Forked: the published tree does not extend `checkpoint`.
         """
         published = await self.published()
         against = checkpoint or published
@@ -120,8 +139,25 @@ class Reader:
                 f"entry {index} is not covered by the checkpoint of size {size}",
                 hint="replicate first, or ask for an earlier entry",
             )
+        if size > published.checkpoint.size:
+            raise InvalidRequest(
+                f"the checkpoint of size {size} is newer than the published one of size {published.checkpoint.size}",
+                hint="publish first, or use an older checkpoint",
+            )
         place, tree = LeafIndex(index), TreeSize(size)
-        nodes = await self._nodes(inclusion_nodes(place, tree), published.checkpoint)
+        async with self._tiles(published.checkpoint) as tiles:
+            if (await tiles.frontier_at(size)).root() != against.checkpoint.root:
+                raise Forked(
+                    f"{self._objects.where}: the published tree does not extend the checkpoint of size {size}",
+                    key=CHECKPOINT,
+                    hint="two histories of one log: keep both, and ask who held its key",
+                )
+            leaves = await tiles.hashes(0, index // TILE_WIDTH)
+            if leaves[index % TILE_WIDTH] != leaf_hash((await self.entry(index)).entry):
+                raise Tampered(
+                    f"{self._store.where}: entry {index} is not the one that was published", hint="restore from a site"
+                )
+            nodes = await _nodes(tiles, inclusion_nodes(place, tree), published.checkpoint)
         hashes = inclusion_proof(place, tree, nodes.__getitem__)
         return Receipt(index=index, hashes=tuple(hashes), checkpoint=format_note(against.note), extra=None)
 
@@ -130,21 +166,22 @@ class Reader:
         published = (await self.published()).checkpoint
         if not 0 <= old <= new <= published.size:
             raise InvalidRequest(f"there is no proof from size {old} to {new} in a tree of size {published.size}")
-        nodes = await self._nodes(consistency_nodes(TreeSize(old), TreeSize(new)), published)
+        async with self._tiles(published) as tiles:
+            nodes = await _nodes(tiles, consistency_nodes(TreeSize(old), TreeSize(new)), published)
         return consistency_proof(TreeSize(old), TreeSize(new), nodes.__getitem__)
 
-    async def _nodes(self, wanted: Sequence[Node], published: Checkpoint) -> dict[Node, bytes]:
-        tiles: dict[Tile, list[bytes]] = {}
-        nodes: dict[Node, bytes] = {}
-        for node in wanted:
-            tile = tile_of_node(node, TreeSize(published.size))
-            if tile not in tiles:
-                try:
-                    data = (await self._objects.get(tile.path)).data
-                except ObjectMissing as error:
-                    raise Tampered(
-                        f"{self._objects.where}/{tile.path} is missing", key=tile.path, hint="restore from a site"
-                    ) from error
-                tiles[tile] = decode_tile(data, tile.width)
-            nodes[node] = node_in_tile(tile, tiles[tile], node)
-        return nodes
+    @asynccontextmanager
+    async def _tiles(self, published: Checkpoint) -> AsyncIterator[AuthenticatedTiles]:
+        tiles = await AuthenticatedTiles.open(self._objects, published)
+        try:
+            yield tiles
+        finally:
+            tiles.close()
+
+
+async def _nodes(tiles: AuthenticatedTiles, wanted: Sequence[Node], published: Checkpoint) -> dict[Node, bytes]:
+    nodes: dict[Node, bytes] = {}
+    for node in wanted:
+        tile = tile_of_node(node, TreeSize(published.size))
+        nodes[node] = node_in_tile(tile, await tiles.hashes(tile.level, tile.index), node)
+    return nodes

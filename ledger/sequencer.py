@@ -1,7 +1,7 @@
 """The only writer: a bounded pool of append calls, committed together at dense indexes (group commit).
 
 Idempotency, optimistic stream versions and recorded time are decided here; how rows become durable is the store's.
-Signing and publishing are not here: see publisher.py.
+Signing and publishing are not here: see publisher.py. What is sealed, and with which keys, is sealing.py's business.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from ledger.errors import (
     JinshiError,
     Pushback,
     StoreUnavailable,
+    Unavailable,
     VersionConflict,
 )
 from ledger.protocols import Clock
+from ledger.sealing import Addressed, Closed, Opened, Sealer
 from ledger.store.base import EntryStore, Head, Row, StoredEntry, StreamId
 
 EventKey = tuple[str, str]
@@ -34,9 +36,13 @@ EventKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class SequencerLimits:
-    """Bounds of one sequencer. `append_entries_max` bounds a call, `commit_entries_max` one transaction."""
+    """Bounds of one sequencer. `append_entries_max` bounds a call, `commit_entries_max` one transaction.
+
+    The pool is bounded in entries and in bytes of their data; a call on its own always fits an empty pool.
+    """
 
     pool_entries_max: int = 65_536
+    pool_bytes_max: int = 256 * 2**20
     append_entries_max: int = 4_096
     commit_entries_max: int = 8_192
     streams_cached_max: int = 65_536
@@ -58,14 +64,15 @@ class Recorded:
 class _Call:
     """One append call waiting in the pool."""
 
-    events: Sequence[Event]
+    events: Sequence[Addressed]
     actor: str
     expected_version: int | None
     done: asyncio.Future[list[Recorded]]
+    size: int
 
     @property
     def keys(self) -> Iterable[EventKey]:
-        return ((event.source, event.id) for event in self.events)
+        return ((one.event.source, one.event.id) for one in self.events)
 
 
 @dataclass(slots=True)
@@ -80,19 +87,26 @@ class _Staged:
 
 
 class CommitSignal:
-    """Wakes live readers in this process after each commit."""
+    """Wakes live readers in this process after each commit. `commits` counts them."""
 
     def __init__(self) -> None:
         self._waiters: set[asyncio.Future[None]] = set()
+        self.commits = 0
 
     def set(self) -> None:
+        self.commits += 1
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return at the next commit, or after `timeout_s` (another process may have committed)."""
+    async def wait(self, timeout_s: float, *, seen: int | None = None) -> None:
+        """Return at the next commit, or after `timeout_s` (another process may have committed).
+
+        `seen` is the count of commits before the caller last looked: where there were more since, it returns at once.
+        """
+        if seen is not None and self.commits != seen:
+            return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
@@ -127,15 +141,20 @@ def row_of(entry: Entry, data: bytes) -> Row:
 class Sequencer:
     """Appends events; use as an async context manager, one per ledger.
 
-    Entering claims the store's next epoch: every other writer of the same store is fenced from then on.
+    Entering claims the store's next epoch: every other writer of the same store is fenced from then on. Without a
+    `sealer` everything is stored in the clear, whatever the ledger has declared: for ledgers in the making, and tests.
     """
 
-    def __init__(self, store: EntryStore, clock: Clock, *, limits: SequencerLimits | None = None) -> None:
+    def __init__(
+        self, store: EntryStore, clock: Clock, *, limits: SequencerLimits | None = None, sealer: Sealer | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._sealer = sealer
         self._limits = limits or SequencerLimits()
         self._pool: deque[_Call] = deque()
         self._pool_entries = 0
+        self._pool_bytes = 0
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -144,6 +163,16 @@ class Sequencer:
         self._failed: JinshiError | None = None
         self._versions: OrderedDict[StreamId, int] = OrderedDict()
         self.committed = CommitSignal()
+
+    @property
+    def pool_entries(self) -> int:
+        """How many events wait to be committed."""
+        return self._pool_entries
+
+    @property
+    def failed(self) -> JinshiError | None:
+        """Why nothing can be appended any more; None while it can."""
+        return self._failed
 
     @property
     def epoch(self) -> int:
@@ -178,7 +207,9 @@ class Sequencer:
             VersionConflict: the stream is not at `expected_version`.
             EntryTooLarge, MalformedEvent: an event cannot be recorded.
             Pushback: the pool is full; the call can be repeated later.
-            InvalidRequest: too many events in one call, or `expected_version` with more than one stream.
+            InvalidRequest: too many events in one call, or `expected_version` with more than one stream, or a source
+                is sealed and its key cannot be had.
+            Unavailable: the keeper of the keys cannot be reached, or is sealed; nothing was recorded.
             Fenced: another writer has taken over.
             StoreUnavailable: the store failed; where the outcome is unknown, repeating the call is safe.
         """
@@ -191,17 +222,38 @@ class Sequencer:
             )
         if expected_version is not None and len({stream_of(event) for event in events}) > 1:
             raise InvalidRequest("an expected version goes with the events of one stream only")
+        self._check_open()
+        size = sum(len(event.data or b"") for event in events)
+        if self._pool_entries and (
+            self._pool_entries + len(events) > limits.pool_entries_max
+            or self._pool_bytes + size > limits.pool_bytes_max
+        ):
+            raise Pushback(f"{self._pool_entries} events wait to be committed", retry_after_s=limits.retry_after_s)
+        self._pool_entries += len(events)
+        self._pool_bytes += size
+        try:
+            # Keys first: what an entry is sealed with is durable before the entry is.
+            addressed = await self._prepare(events)
+            self._check_open()  # preparing may have taken a while
+        except BaseException:
+            self._pool_entries -= len(events)
+            self._pool_bytes -= size
+            raise
+        call = _Call(addressed, actor, expected_version, asyncio.get_running_loop().create_future(), size)
+        self._pool.append(call)
+        self._wake.set()
+        return await call.done
+
+    def _check_open(self) -> None:
         if self._failed is not None:
             raise self._failed
         if self._closing or self._task is None:
             raise InvalidRequest("the ledger is not open for writing")
-        if self._pool_entries + len(events) > limits.pool_entries_max:
-            raise Pushback(f"{self._pool_entries} events wait to be committed", retry_after_s=limits.retry_after_s)
-        call = _Call(events, actor, expected_version, asyncio.get_running_loop().create_future())
-        self._pool.append(call)
-        self._pool_entries += len(events)
-        self._wake.set()
-        return await call.done
+
+    async def _prepare(self, events: Sequence[Event]) -> list[Addressed]:
+        if self._sealer is None:
+            return [Addressed(event, event) for event in events]
+        return await self._sealer.prepare(events)
 
     # -- the writer's loop --
 
@@ -235,6 +287,7 @@ class Sequencer:
                 break
             call = self._pool.popleft()
             self._pool_entries -= len(call.events)
+            self._pool_bytes -= call.size
             entries += len(call.events)
             keys |= call_keys
             if not call.done.done():  # a caller that was cancelled is not recorded
@@ -244,15 +297,21 @@ class Sequencer:
     def _stop_for_good(self, calls: Iterable[_Call], error: JinshiError) -> None:
         self._failed = error
         _refuse([*calls, *self._pool], error)
+        for call in self._pool:
+            self._pool_entries -= len(call.events)
+            self._pool_bytes -= call.size
         self._pool.clear()
-        self._pool_entries = 0
 
     async def _commit(self, calls: Sequence[_Call]) -> None:
         if self._head is None:
             self._head = await self._store.head()
         await self._load_versions(calls)
-        # A retry of an append that succeeded must find its first receipt before its version is looked at.
-        known = await self._find([call for call in calls if call.expected_version is not None])
+        # A retry of an append that succeeded must find its first receipt before its version is looked at; and whatever
+        # else is in that stream must be known, as a repetition that is staged as new would move its version.
+        expected = {stream_of(one.event) for call in calls if call.expected_version is not None for one in call.events}
+        known = await self._find(
+            [call for call in calls if any(stream_of(one.event) in expected for one in call.events)]
+        )
         staged = self._stage(calls, known)
         try:
             await self._commit_staged(staged)
@@ -264,17 +323,25 @@ class Sequencer:
             self._versions.move_to_end(stream)
         while len(self._versions) > self._limits.streams_cached_max:
             self._versions.popitem(last=False)
+        if self._sealer is not None:
+            self._sealer.recorded(staged.rows, staged.base)
         for call, answer in staged.answers:
             if not call.done.done():
                 call.done.set_result(answer)
         self.committed.set()
 
-    async def _find(self, calls: Sequence[_Call]) -> Mapping[EventKey, StoredEntry]:
+    async def _find(self, calls: Sequence[_Call]) -> Mapping[EventKey, _Known]:
         keys = [key for call in calls for key in call.keys]
-        return await self._store.find_ids(keys) if keys else {}
+        found = await self._store.find_ids(keys) if keys else {}
+        stored = list(found.values())
+        if self._sealer is None:
+            opened = [Opened(one.index, decode_entry(one.entry)) for one in stored]
+        else:
+            opened = await self._sealer.open_many(stored)
+        return {key: _Known(one, entry) for key, one, entry in zip(found, stored, opened, strict=True)}
 
     async def _load_versions(self, calls: Sequence[_Call]) -> None:
-        streams = {stream_of(event) for call in calls for event in call.events}
+        streams = {stream_of(one.event) for call in calls for one in call.events}
         unknown = [stream for stream in streams if stream not in self._versions]
         if unknown:
             self._versions.update(await self._store.stream_versions(unknown))
@@ -300,7 +367,7 @@ class Sequencer:
 
     # -- staging: pure, from the pool's calls to rows --
 
-    def _stage(self, calls: Sequence[_Call], known: Mapping[EventKey, StoredEntry]) -> _Staged:
+    def _stage(self, calls: Sequence[_Call], known: Mapping[EventKey, _Known]) -> _Staged:
         assert self._head is not None
         now_us = round(self._clock.now().timestamp() * 1_000_000)
         staged = _Staged(self._head.size, max(now_us, self._head.recordedtime_us))  # never goes back
@@ -313,22 +380,22 @@ class Sequencer:
                 call.done.set_exception(error)
         return staged
 
-    def _stage_call(self, staged: _Staged, call: _Call, known: Mapping[EventKey, StoredEntry]) -> None:
+    def _stage_call(self, staged: _Staged, call: _Call, known: Mapping[EventKey, _Known]) -> None:
         rows: list[Row] = []
         answer: list[Recorded] = []
         versions: dict[StreamId, int] = {}
         placed: dict[EventKey, tuple[Entry, Recorded]] = {}
         recordedtime = format_time(staged.recordedtime_us)
-        for event in call.events:
-            key = (event.source, event.id)
-            if (stored := known.get(key)) is not None:
-                answer.append(_first_receipt(stored, event))
+        for one in call.events:
+            key = (one.event.source, one.event.id)
+            if (first := known.get(key)) is not None:
+                answer.append(_first_receipt(first, one))
                 continue
             if (twin := placed.get(key)) is not None:  # twice in one call
-                _check_same(twin[0], event)
+                _check_same(twin[0], one.sent)
                 answer.append(replace(twin[1], duplicate=True))
                 continue
-            stream = stream_of(event)
+            stream = stream_of(one.event)
             version = versions.get(stream, staged.versions.get(stream, self._versions.get(stream, 0)))
             if call.expected_version is not None and not placed and version != call.expected_version:
                 raise VersionConflict(
@@ -336,8 +403,8 @@ class Sequencer:
                     f"expected {call.expected_version}",
                     hint="read what was recorded since, then decide again",
                 )
-            timed = event if event.time is not None else replace(event, time=recordedtime)
-            entry = Entry(timed, streamversion=version + 1, recordedtime=recordedtime, actor=call.actor)
+            time = one.event.time if one.event.time is not None else recordedtime
+            entry = Entry(self._stored(one, time), version + 1, recordedtime, call.actor)
             row = row_of(entry, encode_entry(entry))
             recorded = Recorded(
                 staged.base + len(staged.rows) + len(rows), entry.streamversion, recordedtime, row.leaf_hash
@@ -345,15 +412,37 @@ class Sequencer:
             rows.append(row)
             answer.append(recorded)
             versions[stream] = entry.streamversion
-            placed[key] = (entry, recorded)
+            placed[key] = (replace(entry, event=replace(one.sent, time=time)), recorded)
         staged.rows.extend(rows)
         staged.versions.update(versions)
         staged.answers.append((call, answer))
 
+    def _stored(self, one: Addressed, time: str) -> Event:
+        if self._sealer is None:
+            return one.event if one.event.time is not None else replace(one.event, time=time)
+        return self._sealer.seal(one, time)
 
-def _first_receipt(stored: StoredEntry, event: Event) -> Recorded:
-    entry = decode_entry(stored.entry)
-    _check_same(entry, event, index=stored.index)
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is recorded under an event's (source, id), and the same opened."""
+
+    stored: StoredEntry
+    opened: Opened
+
+
+def _first_receipt(known: _Known, one: Addressed) -> Recorded:
+    stored, entry = known.stored, known.opened.entry
+    if known.opened.closed is Closed.NO_KEY:
+        raise Unavailable(
+            f"event {one.sent.id!r} of {one.sent.source} is recorded at index {stored.index}, and cannot be opened",
+            hint="open the ledger's data keys, then send it again",
+        )
+    if known.opened.closed is Closed.ERASED:
+        # Its data is gone: what is left in the clear, pseudonyms among it, decides.
+        _check_same(entry, replace(one.event, data=entry.event.data), index=stored.index)
+    else:
+        _check_same(entry, one.sent, index=stored.index)
     return Recorded(stored.index, entry.streamversion, entry.recordedtime, leaf_hash(stored.entry), duplicate=True)
 
 

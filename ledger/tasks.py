@@ -33,5 +33,6 @@ async def run_bounded(jobs: Iterable[Coroutine[Any, Any, Any]], *, parallel: int
 async def _reap(running: set[asyncio.Task[Any]]) -> None:
     done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     running -= done
-    for task in done:
-        task.result()
+    failed = [error for task in done if (error := task.exception()) is not None]
+    if failed:
+        raise failed[0]

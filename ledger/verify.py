@@ -26,6 +26,7 @@ from ledger.core.tiles import (
 )
 from ledger.core.tiling import frontier_of
 from ledger.errors import Forked, Malformed, MalformedTile, ObjectMissing, Tampered
+from ledger.keyring import KeyringAudit
 from ledger.store.base import ObjectStore
 from ledger.tasks import Report
 
@@ -211,12 +212,20 @@ async def verify_growth(
 async def verify_copy(
     objects: ObjectStore, checkpoint: Checkpoint, *, on_bundle: OnBundle | None = None, report: Report | None = None
 ) -> None:
-    """Check a whole copy: everything `verify_growth` does, and that no other object contradicts the tree.
+    """Check a whole copy: everything `verify_growth` does, the keyring, and that no other object contradicts the tree.
 
     Raises:
         Tampered: an object is missing, wrong, or of no tree this log can have; `key` names it.
     """
-    await verify_growth(objects, (0, EMPTY_ROOT), checkpoint, on_bundle=on_bundle, report=report)
+    keyring = KeyringAudit(checkpoint.origin, objects)
+
+    async def take(start: int, entries: Sequence[bytes]) -> None:
+        await keyring.take(start, entries)
+        if on_bundle is not None:
+            await on_bundle(start, entries)
+
+    await verify_growth(objects, (0, EMPTY_ROOT), checkpoint, on_bundle=take, report=report)
+    await keyring.check(objects)
     async for key in objects.list_keys("tile/"):
         await _check_leftover(objects, key, checkpoint.size)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
@@ -12,6 +12,7 @@ from ledger.errors import (
     CompareFailed,
     Fenced,
     Forked,
+    ImmutableConflict,
     InvalidRequest,
     MalformedNote,
     ObjectMissing,
@@ -25,6 +26,8 @@ from ledger.tasks import Report, run_bounded
 from ledger.verify import AuthenticatedTiles, read_tile
 from replication.plan import Batch, batches, missing
 from replication.site import PENDING, Pending, Site, check_log, check_site, format_pending, read_cosigned, read_pending
+
+KEYS_BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,11 @@ class Follower:
         epoch: int,
         nonce: Callable[[], str],
         limits: FollowerLimits | None = None,
+        erased: Collection[str] = (),
     ) -> None:
+        """`erased`: ids of data keys that are never to be sent again."""
         assert log.name == origin
+        self._erased = erased
         self._source = source
         self._site = site
         self._log = log
@@ -60,21 +66,34 @@ class Follower:
         self._nonce = nonce
         self._limits = limits or FollowerLimits()
 
-    async def run_once(self, report: Report | None = None) -> int:
+    async def run_once(self, report: Report | None = None, *, whole: bool = False) -> int:
         """Ship everything up to the published checkpoint; returns its size.
+
+        What the site's mirror has verified is not looked at again, unless `whole` is asked for: then everything that
+        got lost at the site since is shipped anew.
 
         Raises:
             Fenced: a writer with a newer epoch has been there.
             RolledBack, Forked: the site holds what this primary does not know of; nothing was sent.
-            Tampered: what is published, or the site's own notes, are not genuine.
+            Tampered: what is published, or what the site holds, is not genuine; `key` names it.
             StoreUnavailable, DiskFull: the site, or the primary's disk, failed; the next run carries on.
             InvalidRequest: the place is no site of this ledger, or nothing is published.
         """
         await check_site(self._site, self._log.name)
-        published = await self._published()
+        for _ in range(self._limits.swap_attempts_max - 1):
+            published = await self._published()
+            try:
+                return await self._ship(published, report, whole)
+            except RolledBack:
+                # Another follower may have shipped what was published since this one looked; then it looks again.
+                if (await self._published()).checkpoint.size == published.checkpoint.size:
+                    raise
+        return await self._ship(await self._published(), report, whole)
+
+    async def _ship(self, published: OpenedCheckpoint, report: Report | None, whole: bool) -> int:
         start = await self._agreed(published.checkpoint)
         await self._ship_keyring()
-        await self._ship_tiles(start, published.checkpoint.size, report)
+        await self._ship_tiles(0 if whole else start, published.checkpoint.size, report)
         # Commit point: a crash before this line leaves objects nobody refers to; the next run finds them there.
         await self._swap_pending(published)
         return published.checkpoint.size
@@ -124,12 +143,36 @@ class Follower:
             )
 
     async def _ship_keyring(self) -> None:
-        there = {key async for key in self._site.objects.list_keys(KEYRING)}
-        lacking = [key async for key in self._source.list_keys(KEYRING) if key not in there]
-        await run_bounded((self._copy(key) for key in lacking), parallel=self._limits.parallel)
+        # Both list in ascending order, so that a keyring of any size is compared in little memory.
+        there = aiter(self._site.objects.list_keys(KEYRING))
+        at_site = await anext(there, None)
+        lacking: list[str] = []
+        async for key in self._source.list_keys(KEYRING):
+            while at_site is not None and at_site < key:
+                at_site = await anext(there, None)
+            if at_site != key and key.removeprefix(KEYRING).partition(".")[0] not in self._erased:
+                lacking.append(key)
+            if len(lacking) == KEYS_BATCH:
+                await self._copy_all(lacking)
+                lacking = []
+        await self._copy_all(lacking)
+
+    async def _copy_all(self, keys: list[str]) -> None:
+        await run_bounded((self._copy(key) for key in keys), parallel=self._limits.parallel)
 
     async def _copy(self, key: str) -> None:
-        await self._site.objects.put_immutable(key, (await self._source.get(key)).data)
+        await self._put(key, (await self._source.get(key)).data)
+
+    async def _put(self, key: str, data: bytes) -> None:
+        try:
+            await self._site.objects.put_immutable(key, data)
+        except ImmutableConflict as error:
+            raise Tampered(
+                f"site {self._site.name!r}: {self._site.objects.where}/{key} is there with other bytes than "
+                f"{self._source.where} has",
+                key=key,
+                hint="one of the two is not genuine: run jinshi verify, and jinshi verify --site",
+            ) from error
 
     async def _ship_tiles(self, start: int, size: int, report: Report | None) -> None:
         done = 0
@@ -145,7 +188,7 @@ class Follower:
         return {key for prefix in batch.prefixes async for key in self._site.objects.list_keys(prefix)}
 
     async def _copy_tile(self, tile: Tile) -> None:
-        await self._site.objects.put_immutable(tile.path, await read_tile(self._source, tile))
+        await self._put(tile.path, await read_tile(self._source, tile))
 
     async def _swap_pending(self, published: OpenedCheckpoint) -> None:
         note = format_note(published.note)

@@ -15,10 +15,12 @@ from ledger.core.merkle import EMPTY_ROOT
 from ledger.core.note import Note, NoteSignature, VerifierKey, format_note
 from ledger.core.tiles import completed_partials
 from ledger.errors import Forked, MalformedNote, ObjectMissing, RolledBack, Tampered, Untrusted
+from ledger.keyring import KeyringAudit
 from ledger.protocols import Clock, Cosigner
 from ledger.store.base import ObjectStore, Tag
 from ledger.tasks import Report
 from ledger.verify import verify_growth
+from replication.erase import SiteEraser
 from replication.site import Cosigned, Site, check_log, check_site, read_cosigned, read_pending
 
 COSIGNED: Final = "cosigned"
@@ -38,9 +40,12 @@ class Mirror:
         self._log = log
         self._clock = clock
         self._state = state
+        self._eraser = SiteEraser(site, cosigner, origin, clock, state)
 
     async def advance(self, report: Report | None = None) -> OpenedCheckpoint | None:
         """Verify what is pending and cosign it; finishes what an earlier run left undone. None: nothing was ever sent.
+
+        What the cosigned entries erase is deleted at this site, and said so (erase.py).
 
         Raises:
             Forked: the log showed two histories; both are kept in `state`, and this mirror never cosigns it again.
@@ -48,6 +53,12 @@ class Mirror:
             Tampered: what the site holds is not what the log signed; nothing was cosigned.
             StoreUnavailable, DiskFull: it could not be read or written; the next run carries on.
         """
+        cosigned = await self._advance(report)
+        if cosigned is not None:
+            await self._eraser.carry_out(cosigned.checkpoint.size)
+        return cosigned
+
+    async def _advance(self, report: Report | None) -> OpenedCheckpoint | None:
         await check_site(self._site, self._log.name)
         await self._refuse_forked()
         known, tag = await self._remembered()
@@ -81,7 +92,7 @@ class Mirror:
         await self._verify(known, wanted, report)
         timestamp_s = max(1, int(self._clock.now().timestamp()))
         signature = self._cosigner.cosign(wanted.note.text, timestamp_s)
-        logs = tuple(one for one in wanted.note.signatures if one.key_id == self._log.key_id)
+        logs = wanted.note.signed_by(self._log.name, self._log.key_id)
         mirror = NoteSignature(self._site.mirror.name, self._site.mirror.key_id, signature)
         note = Note(wanted.note.text, (*logs, mirror))
         cosigned = OpenedCheckpoint(wanted.checkpoint, note)
@@ -138,12 +149,16 @@ class Mirror:
     # -- what it verifies --
 
     async def _verify(self, old: OpenedCheckpoint | None, new: OpenedCheckpoint, report: Report | None) -> None:
+        """Everything that was added is there, entries and keys, and extends `old`. Raises as `advance`."""
         head = (old.checkpoint.size, old.checkpoint.root) if old else (0, EMPTY_ROOT)
+        keyring = KeyringAudit(self._log.name, self._site.objects)
         try:
-            await verify_growth(self._site.objects, head, new.checkpoint, report=report)
+            await verify_growth(self._site.objects, head, new.checkpoint, on_bundle=keyring.take, report=report)
         except Forked:
             assert old is not None
             await self._fork(old, new)
+        await keyring.check(self._site.objects, erased=await self._eraser.known())
+        await self._eraser.remember(keyring.acts)
 
     async def _fork(self, one: OpenedCheckpoint, other: OpenedCheckpoint) -> None:
         """Keep both checkpoints, for good, and refuse. Raises Forked."""

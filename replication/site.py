@@ -9,7 +9,7 @@ from typing import Final
 
 from ledger.core.canonical import JsonValue, canonicalize, parse_json
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, parse_checkpoint
-from ledger.core.cosignature import Cosignature, verify_cosignature
+from ledger.core.cosignature import Cosignature, verify_cosignature, verify_log_signature
 from ledger.core.encoding import parse_decimal
 from ledger.core.entry import event_time_us, format_time
 from ledger.core.note import (
@@ -18,7 +18,6 @@ from ledger.core.note import (
     VerifierKey,
     format_note,
     parse_note,
-    verify_signature,
     verify_site_note,
 )
 from ledger.errors import (
@@ -150,7 +149,12 @@ async def read_description(site: Site, origin: str) -> SiteDescription:
     except Untrusted as error:
         raise Untrusted(f"{site.objects.where}/{SITE}: {error.what}", key=SITE, hint=error.hint) from error
     if description.origin != origin or description.mirror != str(site.mirror):
-        raise Tampered(f"{site.objects.where}/{SITE} describes the ledger {description.origin}", key=SITE)
+        raise Tampered(
+            f"{site.objects.where}/{SITE} describes a site of {description.origin} with the mirror "
+            f"{description.mirror.partition('+')[0]}",
+            key=SITE,
+            hint="it belongs somewhere else: put back the one that was here",
+        )
     return description
 
 
@@ -227,7 +231,7 @@ def check_log(opened: OpenedCheckpoint, log: VerifierKey) -> None:
     """Check that a checkpoint is of this log and signed by it. Raises Untrusted."""
     if opened.checkpoint.origin != log.name:
         raise Untrusted(f"it is a checkpoint of {opened.checkpoint.origin}, not of {log.name}")
-    if not verify_signature(opened.note, log):
+    if not verify_log_signature(opened, log):
         raise Untrusted(f"the checkpoint is not signed by {log.name}")
 
 
@@ -251,7 +255,7 @@ async def read_cosigned(site: Site, log: VerifierKey) -> Cosigned | None:
         check_log(opened, log)
         cosignature = verify_cosignature(opened, site.mirror)
         if cosignature is None:
-            raise Untrusted(f"it is not cosigned by {site.mirror.name}")
+            raise Untrusted(f"it is not cosigned by {site.mirror.name}, the mirror that {SITE} names")
     except (MalformedNote, Untrusted) as error:
         raise Tampered(f"{site.objects.where}/{CHECKPOINT}: {error.what}", key=CHECKPOINT, hint=error.hint) from error
     return Cosigned(opened, cosignature, stored.tag)

@@ -1,6 +1,6 @@
 """Opens a site's copy with a trust policy and nothing else: whose it is, how far it goes, how old it is.
 
-What the copy holds is checked entry by entry in `ledger.verify`, by those who read it.
+What the copy holds is checked entry by entry in `ledger.verify`, by those who read it, or as a whole by `verify_site`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,18 @@ from ledger.core.note import VerifierKey, parse_note, parse_vkey
 from ledger.core.policy import Policy, Trusted
 from ledger.errors import Forked, InvalidRequest, MalformedNote, ObjectMissing, RolledBack, Tampered, Untrusted
 from ledger.store.base import ObjectStore
-from ledger.verify import AuthenticatedTiles
-from replication.site import SITE, Site, SiteDescription, parse_description, read_cosigned, read_description
+from ledger.tasks import Report
+from ledger.verify import AuthenticatedTiles, verify_copy, verify_growth
+from replication.site import (
+    PENDING,
+    SITE,
+    Site,
+    SiteDescription,
+    parse_description,
+    read_cosigned,
+    read_description,
+    read_pending,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,7 @@ class SiteCopy:
     """A copy under a checkpoint the policy trusts. `age_s` is how long ago its mirror cosigned it."""
 
     objects: ObjectStore
+    mirror: VerifierKey
     description: SiteDescription
     trusted: Trusted
     opened: OpenedCheckpoint
@@ -50,21 +61,28 @@ async def open_site(
     now: datetime,
     at_least: int | None = None,
     newer: Sequence[Newer] = (),
+    mirror: VerifierKey | None = None,
 ) -> SiteCopy:
     """The copy of `origin` in `objects` (prefixed to it), when the policy trusts its checkpoint.
 
     An older but genuine copy shows in `age_s` alone, unless something newer is at hand: `at_least` entries, or a
-    checkpoint in `newer` that the policy's log has signed.
+    checkpoint in `newer` that the policy's log has signed. `mirror` is given where it is known whose site it should be.
 
     Raises:
         InvalidRequest: nothing of this ledger is there.
-        Untrusted: the policy does not accept the checkpoint, or does not know the site's mirror.
+        Untrusted: the policy does not accept the checkpoint, or does not know the site's mirror, or it is another one.
         RolledBack: something newer is known.
         Forked: the copy and a checkpoint in `newer` contradict each other.
         Tampered: site.json or the checkpoint is missing or edited.
     """
     log = policy.log_for(origin)
     description, site = await _describe(objects, policy, origin)
+    if mirror is not None and site.mirror != mirror:
+        raise Untrusted(
+            f"{objects.where}/{SITE} is that of the mirror {site.mirror.name}, not of {mirror.name}",
+            key=SITE,
+            hint="the place of one site holds another's: look who has swapped them",
+        )
     cosigned = await read_cosigned(site, log)
     if cosigned is None:
         raise Tampered(
@@ -77,12 +95,46 @@ async def open_site(
         trusted = policy.check(opened)
     except Untrusted as error:
         raise Untrusted(f"{objects.where}/{CHECKPOINT}: {error.what}", key=CHECKPOINT, hint=error.hint) from error
-    copy = SiteCopy(objects, description, trusted, opened, max(0.0, now.timestamp() - cosigned.cosignature.timestamp_s))
+    age_s = max(0.0, now.timestamp() - cosigned.cosignature.timestamp_s)
+    copy = SiteCopy(objects, site.mirror, description, trusted, opened, age_s)
     if at_least is not None and trusted.checkpoint.size < at_least:
         raise _rolled_back(copy, f"at least {at_least} were asked for")
     for one in newer:
         await _check_newer(copy, one, policy)
     return copy
+
+
+async def verify_site(copy: SiteCopy, *, report: Report | None = None) -> None:
+    """Check everything a site holds of a ledger: the copy, its keyring, and what waits to be cosigned.
+
+    Raises:
+        Tampered: an object is missing or wrong; `key` names it.
+        RolledBack, Forked: `pending` is older than what is cosigned, or of another history.
+    """
+    waiting = await read_pending(Site(copy.description.site, copy.objects, copy.mirror), copy.trusted.log)
+    if waiting is None:
+        raise Tampered(
+            f"{copy.objects.where}/{PENDING} is missing",
+            key=PENDING,
+            hint="it kept older writers out: replicating writes it again; find out who deleted it",
+        )
+    pending = waiting[1].checkpoint
+    if pending.size < copy.checkpoint.size:
+        raise RolledBack(
+            f"{copy.objects.where}/{PENDING} is of {pending.size} entries, {copy.checkpoint.size} are cosigned already",
+            key=PENDING,
+            hint="one of the two was put there by somebody else: hold the copy against another site's",
+        )
+    await verify_copy(copy.objects, copy.checkpoint, report=report)
+    try:
+        await verify_growth(copy.objects, (copy.checkpoint.size, copy.checkpoint.root), pending)
+    except Forked as error:
+        raise Forked(
+            f"{copy.objects.where}: {CHECKPOINT} (size {copy.checkpoint.size}) and {PENDING} (size {pending.size}) are "
+            f"two histories of {pending.origin}",
+            key=PENDING,
+            hint=error.hint,
+        ) from error
 
 
 async def _describe(objects: ObjectStore, policy: Policy, origin: str) -> tuple[SiteDescription, Site]:

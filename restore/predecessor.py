@@ -9,10 +9,10 @@ from typing import Final
 
 from ledger.core.acts import FOUND, SUCCEEDED, acts_source
 from ledger.core.entry import Event, decode_entry
-from ledger.core.merkle import CompactRange, leaf_hash
 from ledger.errors import Conflict, Forked, InvalidRequest
 from ledger.reader import Reader
 from ledger.store.base import EntryStore, Selection, StoredEntry
+from restore.succession import root_at
 
 PAGE_ENTRIES: Final = 1_000
 
@@ -57,6 +57,7 @@ async def leftover(old: EntryStore, new: EntryStore, succession: Succession) -> 
     Raises:
         Forked: `old` is not what was restored: its beginning differs.
         Conflict: it is shorter than what was restored, so it is not the predecessor at its end.
+        Tampered: one of the two lacks entries it says to have.
     """
     size = (await old.head()).size
     if size < succession.size:
@@ -64,7 +65,7 @@ async def leftover(old: EntryStore, new: EntryStore, succession: Succession) -> 
             f"{old.where} holds {size} entries; {succession.predecessor} was succeeded at {succession.size}",
             hint="this is an older copy of the predecessor; look for the one that was lost",
         )
-    if await _root(old, succession.size) != await _root(new, succession.size):
+    if await root_at(old, succession.size) != await root_at(new, succession.size):
         raise Forked(
             f"{old.where} holds another history of {succession.predecessor} than was restored",
             hint="keep both, and ask who held the log's key",
@@ -99,12 +100,3 @@ def found_event(succession: Succession, left: Leftover, evidence: str) -> Event:
             "evidence": evidence,
         },
     )
-
-
-async def _root(store: EntryStore, size: int) -> bytes:
-    """The root of the first `size` entries, from their bytes."""
-    tree = CompactRange.empty()
-    while tree.size < size:
-        page = await store.read(tree.size, min(PAGE_ENTRIES, size - tree.size))
-        tree = tree.extend([leaf_hash(stored.entry) for stored in page])
-    return tree.root()

@@ -10,9 +10,39 @@ def register() -> None:
     global _registered
     if _registered:
         return
-    from cli.commands import drill, init, prove, read, record, replicate, restore, site, status, verify
+    from cli.commands import (
+        drill,
+        erase,
+        init,
+        keys,
+        prove,
+        read,
+        record,
+        replicate,
+        restore,
+        serve,
+        site,
+        source,
+        status,
+        verify,
+    )
     from cli.main import app
 
-    for module in (init, record, read, prove, verify, site, replicate, status, drill, restore):
+    for module in (
+        init,
+        source,
+        record,
+        read,
+        prove,
+        verify,
+        site,
+        replicate,
+        serve,
+        status,
+        drill,
+        restore,
+        keys,
+        erase,
+    ):
         module.register(app)
     _registered = True

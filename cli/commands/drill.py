@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +14,14 @@ from cli import render
 from cli.main import Session, run_async, session_of
 from cli.progress import progress_bar
 from cli.system import SystemClock
-from cli.wiring import create_store, open_for_writing, open_ledger, os_errors, read_policy
-from ledger.errors import CheckFailed, Tampered
+from cli.wiring import create_store, load_log_key, open_for_writing, open_ledger, os_errors, read_policy
+from ledger.errors import CheckFailed, LockHeld, Tampered
 from restore.drill.plan import DrillPlan
 from restore.drill.report import DrillReport
 from restore.drill.runner import run_drill
+
+LOCK_WAIT_S = 60.0
+LOCK_POLL_S = 0.5
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -56,11 +61,16 @@ def run(
     Exit code 1 when a check failed, 3 when the copy was tampered with.
     """
     session = session_of(context)
-    report, index = run_async(lambda: _run(session, site, rpo, rto, policy, scratch))
-    if json:
-        render.print_json({**report.to_json(), "index": index})
-    else:
-        _show(report, index)
+    passphrase = session.passphrase()
+    report = run_async(lambda: _run(session, passphrase, site, rpo, rto, policy, scratch))
+    index: int | None = None
+    try:
+        index = run_async(lambda: _record(session, passphrase, report))
+    finally:  # what a drill found is shown even where it cannot be recorded
+        if json:
+            render.print_json({**report.to_json(), "index": index})
+        else:
+            _show(report, index)
     if report.passed:
         return
     failed = ", ".join(check.name for check in report.checks if not check.passed)
@@ -71,9 +81,14 @@ def run(
 
 
 async def _run(
-    session: Session, site: str, rpo_s: float | None, rto_s: float | None, policy: Path | None, scratch: Path | None
-) -> tuple[DrillReport, int]:
-    passphrase = session.passphrase()
+    session: Session,
+    passphrase: str,
+    site: str,
+    rpo_s: float | None,
+    rto_s: float | None,
+    policy: Path | None,
+    scratch: Path | None,
+) -> DrillReport:
     async with open_ledger(session.ledger, session.environment) as ledger:
         plan = DrillPlan(
             site=ledger.site(site),
@@ -82,20 +97,33 @@ async def _run(
             rpo_s=rpo_s,
             rto_s=rto_s,
         )
+        keys = ledger.data_keys(lambda: passphrase, plan.site.objects)
+        load_log_key(ledger.paths.log_key, passphrase)  # a wrong passphrase is found before the long work, not after
         with os_errors(scratch), tempfile.TemporaryDirectory(prefix="jinshi-drill-", dir=scratch) as directory:
             store = await create_store(Path(directory) / "ledger.sqlite")
             try:
                 with progress_bar(f"restoring from {site}") as progress:
-                    report = await run_drill(plan, ledger.store, store, SystemClock(), report=progress)
+                    return await run_drill(plan, ledger.store, store, SystemClock(), keys=keys, report=progress)
             finally:
                 await store.close()
-    async with open_for_writing(session.ledger, session.environment, passphrase) as writable:
-        places = await writable.sequencer.append([report.to_event()], actor=session.environment.actor)
-        await writable.publish()
-    return report, places[0].index
 
 
-def _show(report: DrillReport, index: int) -> None:
+async def _record(session: Session, passphrase: str, report: DrillReport) -> int:
+    """Append the report; a writer that is at work just then is waited for. Raises LockHeld after `LOCK_WAIT_S`."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            async with open_for_writing(session.ledger, session.environment, passphrase) as writable:
+                places = await writable.sequencer.append([report.to_event()], actor=session.environment.actor)
+                await writable.publish()
+                return places[0].index
+        except LockHeld:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(LOCK_POLL_S)
+
+
+def _show(report: DrillReport, index: int | None) -> None:
     for check in report.checks:
         render.say(render.one_line(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}"))
     render.say()
@@ -108,6 +136,6 @@ def _show(report: DrillReport, index: int) -> None:
             "entries": f"{report.size:,} of {report.head_size:,}",
             "RPO": f"{report.rpo_ms / 1000:.3f} s ({lost})",
             "RTO": f"{report.rto_ms / 1000:.3f} s",
-            "recorded": f"entry {index}",
+            "recorded": "NO" if index is None else f"entry {index}",
         }
     )

@@ -15,6 +15,7 @@ EXAMPLES = """[bold]Examples[/]
   jinshi init /srv/ledger
   jinshi init /srv/台账 --origin ledger.example.gov/divisions
   jinshi --passphrase-file /run/secrets/jinshi init /srv/ledger --keys /media/keys
+  BAO_TOKEN=... jinshi init /srv/ledger --kek openbao+https://bao.example.gov:8200/transit/jinshi
 """
 
 
@@ -32,6 +33,10 @@ def init(
     keys: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where mirror and recovery keys go.  [default: DIR-keys]")
     ] = None,
+    kek: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The key that protects data keys, in OpenBao.  [default: a file in DIR]"),
+    ] = None,
     sites: Annotated[bool, typer.Option("--sites/--no-sites", help="Make the two default sites in DIR-sites.")] = True,
 ) -> None:
     """Make a new ledger in DIR: SQLite, keys under a passphrase, and two directory sites beside it.
@@ -47,6 +52,7 @@ def init(
         origin=origin,
         with_sites=sites,
         passphrase=session.passphrase(confirm=True, what=" for the new ledger's keys"),
+        kek=kek,
     )
     made = run_async(lambda: create_ledger(request, session.environment))
     paths, settings = made.paths, made.settings
@@ -57,6 +63,7 @@ def init(
         "origin": settings.origin,
         "verifier key": settings.vkey,
         "log key": str(paths.log_key),
+        "sealing": f"every source that is not declared public; data keys are wrapped under {settings.kek}",
         **{f"site {site.name}": site.url for site in settings.sites},
         "keys": settings.keys,
     }
@@ -64,7 +71,7 @@ def init(
     render.say()
     render.say("Where things belong:")
     belongs = {
-        "recovery.key": "offline, with custodians: it alone opens the log's key when nothing else is left",
+        "recovery.key": "offline, with custodians: it alone opens log key and data when nothing else is left",
         "*.mirror.key": "with whoever runs each site, not on this machine",
         "trust.policy": "with every auditor, and wherever a restore may have to start",
     }

@@ -9,7 +9,8 @@ import typer
 
 from cli import render
 from cli.main import Session, run_async, session_of
-from cli.wiring import open_ledger, write_file
+from cli.wiring import accepts, merged, open_ledger, write_file
+from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.core.proof import EXTENSION, format_receipt
 from ledger.errors import InvalidRequest
 
@@ -38,19 +39,21 @@ def prove(
     """
     session = session_of(context)
     file = (output or Path(f"{index}{EXTENSION}")).absolute()
-    size, cosigned = run_async(lambda: _prove(session, index, file))
-    render.say(f"{file}: the receipt, against a tree of {render.count(size, 'entry')}")
+    against, lacking = run_async(lambda: _prove(session, index, file))
+    render.say(f"{file}: the receipt, against a tree of {render.count(against.checkpoint.size, 'entry')}")
     render.say(f"{file}.entry: the entry")
-    if not cosigned:
-        render.warn("no site has cosigned this entry yet: the receipt has the log's signature alone; replicate first")
+    if lacking:
+        render.warn(f"{lacking}; run jinshi replicate --once, then prove again")
 
 
-async def _prove(session: Session, index: int, file: Path) -> tuple[int, bool]:
+async def _prove(session: Session, index: int, file: Path) -> tuple[OpenedCheckpoint, str]:
+    """The checkpoint the receipt is against, and what it lacks in the eyes of the ledger's own policy ('': nothing)."""
     async with open_ledger(session.ledger, session.environment) as ledger:
         stored = await ledger.reader.entry(index)
-        shown = [one.opened for one in await ledger.cosigned() if one.opened.checkpoint.size > index]
-        best = max(shown, key=lambda one: one.checkpoint.size, default=None)
-        against = best or await ledger.reader.published()
+        policy = ledger.policy()
+        shown = [one for one in merged([one.opened for one in await ledger.shown()]) if one.checkpoint.size > index]
+        accepted = [one for one in shown if accepts(policy, one)]
+        against = max(accepted, key=lambda one: one.checkpoint.size, default=None) or await ledger.reader.published()
         if against.checkpoint.size <= index:
             raise InvalidRequest(
                 f"entry {index} is not published yet ({against.checkpoint.size} are)",
@@ -59,4 +62,6 @@ async def _prove(session: Session, index: int, file: Path) -> tuple[int, bool]:
         receipt = await ledger.reader.prove(index, against)
     write_file(file.with_name(file.name + ".entry"), stored.entry)
     write_file(file, format_receipt(receipt))
-    return against.checkpoint.size, best is not None
+    if accepts(policy, against):
+        return against, ""
+    return against, "no site has cosigned this entry yet: the trust policy does not accept the receipt"

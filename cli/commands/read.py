@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,20 +14,27 @@ import typer
 
 from cli import render
 from cli.main import Session, run_async, session_of
+from cli.sealing import Passphrase
 from cli.wiring import open_ledger, write_file
-from ledger.capture.describe import Change, describe
+from ledger.capture.describe import Change, Description, describe
 from ledger.capture.exporter import Exported, export_register
-from ledger.core.canonical import parse_json
-from ledger.core.entry import Entry, decode_entry, event_time_us
+from ledger.core.canonical import JsonValue, is_canonical, parse_json
+from ledger.core.encoding import encode_base64
+from ledger.core.entry import event_time_us
 from ledger.errors import InvalidRequest
 from ledger.reader import Reader
+from ledger.sealing import Opened, Opener
 from ledger.store.base import Selection, StoredEntry
+
+FOLLOW_POLL_S = 0.2
+OPENED_PAGE = 512
 
 LOG_EXAMPLES = """[bold]Examples[/]
 
   jinshi log --subject 110101
   jinshi log --type record.retired.v1 --since 2023-01-01T00:00:00Z --all --json
   jinshi log --index 4711
+  jinshi log --source urn:cn:divisions:areas --follow
 """
 HISTORY_EXAMPLES = """[bold]Examples[/]
 
@@ -47,21 +57,32 @@ def register(app: typer.Typer) -> None:
 
 def log(
     context: typer.Context,
-    subject: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
-    source: Annotated[str | None, typer.Option(metavar="URI")] = None,
-    actor: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
-    type_: Annotated[str | None, typer.Option("--type", metavar="TEXT")] = None,
+    subject: Annotated[str | None, typer.Option(metavar="TEXT", help="About this record.")] = None,
+    source: Annotated[str | None, typer.Option(metavar="URI", help="Of this register or system.")] = None,
+    actor: Annotated[str | None, typer.Option(metavar="TEXT", help="Recorded by: local:USER.")] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", metavar="TEXT", help="Of this type, such as record.amended.v1.")
+    ] = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help="Happened at or after (RFC 3339).")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Happened before.")] = None,
     recorded_until: Annotated[str | None, typer.Option(metavar="TIME", help="Recorded before: what we knew.")] = None,
     index: Annotated[str | None, typer.Option(metavar="N|N..M", help="One entry, or those from N up to M.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
     all_: Annotated[bool, typer.Option("--all", help="All that match, however many.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on: show what is recorded from now on.")] = False,
+    sealed: Annotated[
+        bool, typer.Option("--sealed", help="Leave what is sealed closed; no passphrase is used.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Show entries, oldest first: the newest 50 that match, or --all."""
+    """Show entries, oldest first: the newest 50 that match, or --all.
+
+    What is sealed is opened when a passphrase is given (JINSHI_PASSPHRASE or --passphrase-file).
+    """
     session = session_of(context)
     start, stop = _range(index)
+    if follow and (index is not None or recorded_until is not None):
+        raise InvalidRequest("--follow has no end", hint="leave out --index and --recorded-until")
     what = Selection(
         start=start,
         stop=stop,
@@ -73,7 +94,8 @@ def log(
         time_until_us=_time(until),
         recorded_until_us=_time(recorded_until),
     )
-    shown = run_async(lambda: _log(session, what, None if all_ else limit, json))
+    passphrase = None if sealed else session.passphrase_at_hand
+    shown = run_async(lambda: _log(session, passphrase, what, None if all_ else limit, json=json, follow=follow))
     if not shown:
         render.note("no entry matches")
 
@@ -91,38 +113,97 @@ def _range(index: str | None) -> tuple[int, int | None]:
     return int(first), int(last if dots else first) + 1
 
 
-async def _log(session: Session, what: Selection, limit: int | None, json: bool) -> int:
+async def _log(
+    session: Session, passphrase: Passphrase | None, what: Selection, limit: int | None, *, json: bool, follow: bool
+) -> int:
     count = 0
     async with open_ledger(session.ledger, session.environment) as ledger:
+        opener = await ledger.opener(passphrase)
+        wanted = await opener.selections(what)
         columns = render.Columns.of("INDEX", "RECORDED", "TYPE", "SUBJECT", "ACTOR", "DATA")
-        start = what.start if limit is None else await _start_of_newest(ledger.reader, what, limit)
-        async for stored in ledger.reader.selected(replace(what, start=start)):
-            entry = decode_entry(stored.entry)
-            count += 1
-            if json:
-                render.print_json({"index": stored.index, "entry": parse_json(stored.entry)})
-            else:
-                columns.add(*_cells(stored, entry))
-        columns.end()
-    return count
+        start = what.start if limit is None else await _start_of_newest(ledger.reader, wanted, limit)
+        while True:
+            size = (await ledger.reader.head()).size  # what is committed while this is shown comes in the next round
+            stop = size if what.stop is None else what.stop
+            these = [replace(one, start=start, stop=stop) for one in wanted]
+            async for stored, one in _opened(opener, ledger.reader, these):
+                count += 1
+                if json:
+                    render.print_json({"index": stored.index, "entry": parse_json(stored.entry), **_unsealed(one)})
+                else:
+                    columns.add(*_cells(one))
+            columns.end()
+            if not follow:
+                return count
+            sys.stdout.flush()
+            start = max(start, size)
+            await asyncio.sleep(FOLLOW_POLL_S)
 
 
-async def _start_of_newest(reader: Reader, what: Selection, limit: int) -> int:
-    start = what.start
-    async for stored in reader.selected(replace(what, newest_first=True), limit=limit):
-        start = stored.index
-    return start
+async def _start_of_newest(reader: Reader, wanted: Sequence[Selection], limit: int) -> int:
+    """Where the newest `limit` entries begin that match one of the selections."""
+    newest: list[int] = []
+    for what in wanted:
+        newest += [stored.index async for stored in reader.selected(replace(what, newest_first=True), limit=limit)]
+    return min(sorted(newest, reverse=True)[:limit], default=wanted[0].start)
 
 
-def _cells(stored: StoredEntry, entry: Entry) -> tuple[str, ...]:
-    event = entry.event
+async def _merged(reader: Reader, wanted: Sequence[Selection]) -> AsyncGenerator[StoredEntry, None]:
+    """The entries of every selection, each once, in order of their indexes."""
+    streams = [reader.selected(what) for what in wanted]
+    heads = [await anext(stream, None) for stream in streams]
+    while left := [(head.index, number) for number, head in enumerate(heads) if head is not None]:
+        _, number = min(left)
+        head = heads[number]
+        assert head is not None
+        yield head
+        heads[number] = await anext(streams[number], None)
+
+
+async def _opened(
+    opener: Opener, reader: Reader, wanted: Sequence[Selection]
+) -> AsyncIterator[tuple[StoredEntry, Opened]]:
+    """Entries as stored and as opened, some of them at a time."""
+    page: list[StoredEntry] = []
+    async with aclosing(_merged(reader, wanted)) as entries:
+        async for stored in entries:
+            page.append(stored)
+            if len(page) == OPENED_PAGE:
+                for pair in zip(page, await opener.open_many(page), strict=True):
+                    yield pair
+                page = []
+    for pair in zip(page, await opener.open_many(page), strict=True):
+        yield pair
+
+
+def _unsealed(one: Opened) -> dict[str, JsonValue]:
+    """What a sealed entry holds, for --json; nothing for any other."""
+    if not one.sealed:
+        return {}
+    if one.closed:
+        return {"closed": one.closed.value}
+    event = one.entry.event
+    unsealed: dict[str, JsonValue] = {"id": event.id, "subject": event.subject}
+    if event.data is not None and event.datacontenttype is None and is_canonical(event.data):
+        unsealed["data"] = parse_json(event.data)
+    elif event.data is not None:
+        unsealed["data_base64"] = encode_base64(event.data)
+    return {"unsealed": unsealed}
+
+
+def _summary(one: Opened) -> str:
+    return f"<{one.closed}>" if one.closed else render.summary(one.entry)
+
+
+def _cells(one: Opened) -> tuple[str, ...]:
+    entry, event = one.entry, one.entry.event
     return (
-        str(stored.index),
+        str(one.index),
         render.moment(entry.recordedtime),
         event.type,
         event.subject or "",
         entry.actor,
-        render.shorten(render.one_line(render.summary(entry)), render.SUMMARY_CELLS_MAX),
+        render.shorten(render.one_line(_summary(one)), render.SUMMARY_CELLS_MAX),
     )
 
 
@@ -141,30 +222,32 @@ def history(
 async def _history(session: Session, what: Selection, json: bool) -> int:
     count = 0
     async with open_ledger(session.ledger, session.environment) as ledger:
-        async for stored in ledger.reader.selected(what):
-            _show_change(stored, json, first=count == 0)
+        opener = await ledger.opener(session.passphrase)
+        async for _, one in _opened(opener, ledger.reader, await opener.selections(what)):
+            _show_change(one, json, first=count == 0)
             count += 1
     return count
 
 
-def _show_change(stored: StoredEntry, json: bool, *, first: bool) -> None:
-    entry = decode_entry(stored.entry)
-    seen = describe(entry.event)
+def _show_change(one: Opened, json: bool, *, first: bool) -> None:
+    entry = one.entry
+    seen = Description(entry.event.type, None, ()) if one.closed else describe(entry.event)
     if json:
-        changes = [{"field": one.field, "old": one.old, "new": one.new} for one in seen.changes]
-        about = {"index": stored.index, "what": seen.what, "edition": seen.edition, "changes": changes}
+        changes = [{"field": change.field, "old": change.old, "new": change.new} for change in seen.changes]
+        about = {"index": one.index, "what": seen.what, "edition": seen.edition, "changes": changes}
         who = {"time": entry.event.time, "recordedtime": entry.recordedtime, "actor": entry.actor}
-        render.print_json({**about, **who, "source": entry.event.source, "subject": entry.event.subject})
+        closed = {"closed": one.closed.value} if one.closed else {}
+        render.print_json({**about, **who, "source": entry.event.source, "subject": entry.event.subject, **closed})
         return
     if not first:
         render.say()
     edition = f" in edition {seen.edition}" if seen.edition else ""
     render.say(render.one_line(f"{render.moment(entry.event.time or '')}  {seen.what}{edition}"), style="bold")
-    render.say(render.one_line(f"  entry {stored.index} of {entry.event.source}, recorded by {entry.actor}"))
-    for one in seen.changes:
-        render.say(render.one_line(f"    {_change(one)}"))
+    render.say(render.one_line(f"  entry {one.index} of {entry.event.source}, recorded by {entry.actor}"))
+    for change in seen.changes:
+        render.say(render.one_line(f"    {_change(change)}"))
     if not seen.changes:
-        render.say(render.one_line(f"    {render.summary(entry)}"))
+        render.say(render.one_line(f"    {_summary(one)}"))
 
 
 def _change(one: Change) -> str:
@@ -194,9 +277,11 @@ def export(
     else:
         write_file(output.absolute(), done.data)
     exactly = f"edition {done.edition}, byte for byte" if done.edition else f"after edition {done.after}"
+    if done.erased:
+        exactly += f", without {render.count(done.erased, 'record')} that were erased"
     render.note(f"{render.count(done.count, 'record')}: {exactly}" + (f", in {output}" if output else ""))
 
 
 async def _export(session: Session, source: str, at: str | None) -> Exported:
     async with open_ledger(session.ledger, session.environment) as ledger:
-        return await export_register(ledger.reader, source, at)
+        return await export_register(ledger.reader, source, at, opener=await ledger.opener(session.passphrase))

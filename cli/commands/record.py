@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,11 +16,12 @@ from cli import render
 from cli.main import Session, run_async, session_of
 from cli.progress import progress_bar
 from cli.wiring import open_for_writing, read_file
-from ledger.capture.cloudevents import LINE_SIZE_MAX, append_lines
-from ledger.capture.importer import Imported, Request, import_edition
-from ledger.errors import MalformedEvent
+from ledger.capture.cloudevents import LINE_SIZE_MAX, Appended, append_lines
+from ledger.capture.importer import EDITION_SIZE_MAX, Imported, Request, import_edition
+from ledger.errors import MalformedEvent, StoreUnavailable
 
 READ_SIZE = 1 << 20
+READ_POLL_S = 0.2
 
 IMPORT_EXAMPLES = """[bold]Examples[/]
 
@@ -63,7 +65,7 @@ def import_(
     """
     session = session_of(context)
     request = Request(
-        data=read_file(file, "the edition"),
+        data=read_file(file, "the edition", size_max=EDITION_SIZE_MAX),
         source=source,
         key=key,
         edition=edition,
@@ -103,6 +105,7 @@ async def _import(session: Session, request: Request, file: Path) -> Imported:
                 request,
                 actor=session.environment.actor,
                 report=report,
+                opener=writable.sealer.opener(),
             )
         with progress_bar("publishing") as report:
             await writable.publish(report)
@@ -132,26 +135,36 @@ async def _append(session: Session, json: bool) -> tuple[int, int]:
                 count += 1
                 repeated += one.place.duplicate
                 if json:
-                    render.print_json(
-                        {
-                            "line": one.line,
-                            "id": one.event.id,
-                            "index": one.place.index,
-                            "streamversion": one.place.streamversion,
-                            "recordedtime": one.place.recordedtime,
-                            "repeated": one.place.duplicate,
-                        }
-                    )
-                    sys.stdout.flush()
+                    _show_place(one)
         finally:
             await writable.publish()
     return count, repeated
 
 
+def _show_place(one: Appended) -> None:
+    try:
+        render.print_json(
+            {
+                "line": one.line,
+                "id": one.event.id,
+                "index": one.place.index,
+                "streamversion": one.place.streamversion,
+                "recordedtime": one.place.recordedtime,
+                "repeated": one.place.duplicate,
+            }
+        )
+        sys.stdout.flush()
+    except BrokenPipeError as error:  # no success: what was still to come on stdin is not recorded
+        raise StoreUnavailable(
+            f"nobody reads the places any more; the events up to line {one.line} are recorded",
+            hint="send everything again, nothing is recorded twice",
+        ) from error
+
+
 async def _stdin() -> AsyncIterator[list[bytes]]:
     """The lines that have arrived on stdin, as they arrive."""
     rest = b""
-    while data := await asyncio.to_thread(os.read, 0, READ_SIZE):
+    while data := await _read_stdin():
         *lines, rest = (rest + data).split(b"\n")
         if len(rest) > LINE_SIZE_MAX:
             raise MalformedEvent(f"a line is longer than {LINE_SIZE_MAX} bytes", hint="send one event a line")
@@ -159,3 +172,11 @@ async def _stdin() -> AsyncIterator[list[bytes]]:
             yield lines
     if rest:
         yield [rest]
+
+
+async def _read_stdin() -> bytes:
+    """What is there on stdin, b"" at its end. Never stuck in read(2), so that an interrupt ends the command."""
+    ready: list[int] = []
+    while not ready:
+        ready, _, _ = await asyncio.to_thread(select.select, [0], [], [], READ_POLL_S)
+    return await asyncio.to_thread(os.read, 0, READ_SIZE)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Annotated
 
-import structlog
 import typer
 
 from cli import render
+from cli.config import LedgerPaths, read_settings
+from cli.erasing import settle
+from cli.logs import get_logger
 from cli.main import ExitCode, Session, exit_code_of, run_async, session_of
-from cli.progress import progress_bar
-from cli.wiring import OpenLedger, open_for_writing, open_ledger
-from ledger.errors import Fenced, JinshiError, LockHeld, SiteUnavailable
-from replication.site import Site
+from cli.progress import progress_bars
+from cli.replicating import Keys, Outcome, log_news, replicate_site
+from cli.wiring import load_log_key, open_for_writing, open_ledger
+from ledger.errors import Fenced, InvalidRequest, LockHeld, MalformedNote, SiteUnavailable
+from ledger.tasks import Report, run_bounded
+
+SITES_PARALLEL_MAX = 8
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -27,15 +32,6 @@ EXAMPLES = """[bold]Examples[/]
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(epilog=EXAMPLES)(replicate)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How far one site came, or what stopped it."""
-
-    site: str
-    size: int = 0
-    error: JinshiError | None = None
 
 
 def replicate(
@@ -78,44 +74,67 @@ async def _once(session: Session, only: list[str] | None) -> list[Outcome]:
     passphrase = session.passphrase()
     await _publish(session, passphrase)
     async with open_ledger(session.ledger, session.environment) as ledger:
-        names = only or [site.name for site in ledger.settings.sites]
-        return [await _replicate(ledger, ledger.site(name), passphrase) for name in names]
+        outcomes: dict[str, Outcome] = {}
+
+        async def one(name: str, bars: Callable[[str], Report]) -> None:
+            outcomes[name] = await replicate_site(ledger, ledger.site(name), Keys(passphrase), bars)
+
+        names = list(dict.fromkeys(only or [site.name for site in ledger.settings.sites]))
+        for name in names:
+            ledger.settings.site(name)  # a wrong name stops this before any work
+        with progress_bars() as bars:
+            await run_bounded((one(name, bars) for name in names), parallel=SITES_PARALLEL_MAX)
+        await settle(ledger, session.environment, passphrase)
+        return [outcomes[name] for name in names]
 
 
 async def _publish(session: Session, passphrase: str) -> None:
-    """Publish what is committed; when another process is writing, it publishes by itself."""
+    """Publish what an interrupted writer left unpublished; one that is at work publishes by itself.
+
+    The ledger is opened for writing only where that is needed: whoever wants to append must not find the lock taken.
+    """
+    async with open_ledger(session.ledger, session.environment) as ledger:
+        try:
+            if (await ledger.reader.published()).checkpoint.size == (await ledger.reader.head()).size:
+                return
+        except (InvalidRequest, MalformedNote):  # nothing is published, or not what it should be: the writer decides
+            pass
     try:
         async with open_for_writing(session.ledger, session.environment, passphrase):
             return
     except LockHeld:
-        structlog.get_logger().debug("another process is writing; shipping what it has published")
-
-
-async def _replicate(ledger: OpenLedger, site: Site, passphrase: str) -> Outcome:
-    try:
-        mirror = ledger.mirror(site, passphrase)
-        with progress_bar(f"shipping to {site.name}") as report:
-            size = await (await ledger.follower(site)).run_once(report)
-        with progress_bar(f"{site.name} verifies") as report:
-            await mirror.advance(report)
-    except JinshiError as error:
-        return Outcome(site.name, error=error)
-    return Outcome(site.name, size)
+        get_logger().debug("another process is writing; shipping what it has published")
 
 
 async def _for_ever(session: Session, only: list[str] | None, every_s: float) -> None:
-    log = structlog.get_logger()
+    """Every site at its own pace, so that a slow or broken one keeps no other waiting."""
+    passphrase = session.passphrase()
+    keys = Keys(passphrase)
+    load_log_key(LedgerPaths(session.ledger).log_key, passphrase)  # a wrong one stops this here, not at every round
+    running: dict[str, asyncio.Task[None]] = {}
     shown: dict[str, str] = {}
-    while True:
-        for outcome in await _once(session, only):
-            state = f"size {outcome.size}" if outcome.error is None else str(outcome.error)
-            if shown.get(outcome.site) == state:
-                continue
-            shown[outcome.site] = state
-            if outcome.error is None:
-                log.info("replicated", site=outcome.site, size=outcome.size)
-            else:
-                log.error(outcome.error.what, site=outcome.site, hint=outcome.error.hint)
-            if isinstance(outcome.error, Fenced):
-                raise outcome.error
-        await asyncio.sleep(every_s)
+    try:
+        while True:
+            await _publish(session, passphrase)
+            async with open_ledger(session.ledger, session.environment) as ledger:
+                await settle(ledger, session.environment, passphrase)
+            for name in only or [site.name for site in read_settings(LedgerPaths(session.ledger)).sites]:
+                if name not in running:
+                    running[name] = asyncio.create_task(_round(session, name, keys, shown))
+            await asyncio.sleep(every_s)
+            for name in [name for name, task in running.items() if task.done()]:
+                running.pop(name).result()
+    finally:
+        for task in running.values():
+            task.cancel()
+        await asyncio.gather(*running.values(), return_exceptions=True)
+
+
+async def _round(session: Session, name: str, keys: Keys, shown: dict[str, str]) -> None:
+    """Bring one site up to date and log how it went, if that is news. Raises Fenced: another primary has taken over."""
+    async with open_ledger(session.ledger, session.environment) as ledger:
+        with progress_bars() as bars:
+            outcome = await replicate_site(ledger, ledger.site(name), keys, bars)
+    log_news(outcome, shown)
+    if isinstance(outcome.error, Fenced):
+        raise outcome.error

@@ -58,7 +58,13 @@ def ledger(
         typer.Option(metavar="DIR", help="The old ledger, found intact: go on under the same origin, when proven."),
     ] = None,
     recovery_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --continue-from, when its log.key is lost.")
+        Path | None, typer.Option(metavar="FILE", help="Opens every data key, and, with --continue-from, the log's.")
+    ] = None,
+    recovery_passphrase_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The recovery key's passphrase.  [default: the new ledger's]")
+    ] = None,
+    kek: Annotated[
+        str | None, typer.Option(metavar="URL", help="The key in OpenBao that data keys are wrapped under, if any.")
     ] = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")] = "restored from a site",
 ) -> None:
@@ -80,6 +86,8 @@ def ledger(
         newer=[read_newer_file(file) for file in against or []],
         continue_from=continue_from,
         recovery_key=recovery_key,
+        recovery_passphrase=session.passphrase_in(recovery_passphrase_file) if recovery_passphrase_file else None,
+        kek=kek,
     )
     with progress_bar("restoring") as report:
         done = run_async(lambda: restore_ledger(request, session.environment, report))
@@ -111,6 +119,11 @@ def _show(done: Restored, to: Path) -> None:
             "origin": settings.origin,
         }
     )
+    if closed := done.keys.count - done.keys.openable:
+        render.warn(
+            f"{render.count(closed, 'data key', 'data keys')} cannot be opened yet: what they seal stays closed; "
+            "run jinshi keys recover --recovery-key FILE"
+        )
     render.say()
     if done.succeeded:
         render.say(f"It goes on as {settings.origin}: nothing proves that the lost primary signed no more.")

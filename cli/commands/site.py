@@ -20,6 +20,17 @@ ADD_EXAMPLES = """[bold]Examples[/]
 The credentials of an S3 site come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 """
 
+LIST_EXAMPLES = """[bold]Examples[/]
+
+  jinshi site list
+  jinshi site list --json
+"""
+STATUS_EXAMPLES = """[bold]Examples[/]
+
+  jinshi site status
+  jinshi site status --json | jq 'select(.lag_s > 300).name'
+"""
+
 site_app = typer.Typer(help="Where the copies are: add a site, list them, see how far they are.", no_args_is_help=True)
 
 
@@ -54,7 +65,7 @@ def add(
     render.say("trust.policy has changed: give the new one to every auditor; then run: jinshi replicate --once")
 
 
-@site_app.command("list")
+@site_app.command("list", epilog=LIST_EXAMPLES)
 def list_(
     context: typer.Context, json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
 ) -> None:
@@ -71,7 +82,7 @@ def list_(
     )
 
 
-@site_app.command()
+@site_app.command(epilog=STATUS_EXAMPLES)
 def status(
     context: typer.Context, json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
 ) -> None:

@@ -17,8 +17,7 @@ from ledger.core.entry import format_time
 from ledger.core.policy import Policy, Trusted
 from ledger.core.proof import parse_receipt, verify_receipt
 from ledger.errors import CheckFailed, InvalidRequest, ProofInvalid, Tampered
-from ledger.verify import verify_copy
-from restore.fetch import Newer, SiteCopy, open_site
+from restore.fetch import Newer, SiteCopy, open_site, verify_site
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -88,7 +87,10 @@ def _verify_receipt(session: Session, file: Path, entry: Path | None, policy: Pa
     try:
         trusted = verify_receipt(receipt, data, _policy(session, policy))
     except ProofInvalid as error:
-        raise Tampered(f"{entry} is not entry {receipt.index} that {file} is about: {error.what}") from error
+        raise Tampered(
+            f"{entry} is not entry {receipt.index} that {file} is about: {error.what}",
+            hint="check that the two files belong together; if they do, one of them was altered",
+        ) from error
     size = trusted.checkpoint.size
     render.say(f"{entry} is entry {receipt.index} of {trusted.checkpoint.origin} ({render.count(size, 'entry')})")
     _show_cosignatures(trusted)
@@ -110,10 +112,16 @@ async def _verify_site(
         if (memory := await mirror_memory(ledger.settings.site(name), ledger.origin)) is not None:
             newer.append(Newer(memory, f"the mirror of {name}"))
         copy = await open_site(
-            site.objects, policy, ledger.origin, now=SystemClock().now(), at_least=at_least, newer=newer
+            site.objects,
+            policy,
+            ledger.origin,
+            now=SystemClock().now(),
+            at_least=at_least,
+            newer=newer,
+            mirror=site.mirror,
         )
         with progress_bar(f"verifying {name}") as report:
-            await verify_copy(site.objects, copy.checkpoint, report=report)
+            await verify_site(copy, report=report)
         behind = [
             f"{one.where} holds {one.opened.checkpoint.size} entries, this one {copy.checkpoint.size}"
             for one in await ledger.cosigned(beside=name)

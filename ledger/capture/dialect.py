@@ -21,9 +21,9 @@ Quoting = Literal["minimal", "nonempty", "always"]
 BOM: Final = "\ufeff"
 ENCODINGS: Final = ("utf-8", "gb18030")
 DELIMITERS: Final = (",", "\t", ";", "|")
-FIELD_SIZE_MAX: Final = 65_535
 _NEWLINES: Final = ("\n", "\r\n", "\r")
 _UNFIT = re.compile(r'["\r\n]')
+_LINE_END = re.compile(r"\r\n?|\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,13 @@ class Dialect:
                 "final_newline": bool(final_newline),
                 "quoting": list(quoting),
                 "header": list(header),
-            } if len(delimiter) == 1:
+            } if _can_delimit(delimiter):
                 return cls(encoding, bom, delimiter, newline, final_newline, _rules_from(quoting), _rules_from(header))
         raise MalformedCsv("the recorded dialect of the edition cannot be read")
+
+
+def _can_delimit(mark: str) -> bool:
+    return len(mark) == 1 and (mark == "\t" or mark.isprintable()) and mark not in ('"', BOM)
 
 
 def _rules_from(values: list[JsonValue]) -> tuple[Quoting, ...]:
@@ -118,6 +122,8 @@ def parse_sheet(data: bytes, *, encoding: str | None = None, delimiter: str | No
     Raises:
         MalformedCsv: the encoding is wrong, the file is cut or has rows of different lengths; names the line.
     """
+    if delimiter is not None and not _can_delimit(delimiter):
+        raise MalformedCsv(f"{delimiter!r} cannot delimit fields", hint="give one character: a comma, a semicolon, ...")
     text, known_encoding, bom = _decode(data, encoding)
     mark = delimiter or _sniff(text)
     raws, rest = _read(text, mark)
@@ -215,7 +221,7 @@ def _decode(data: bytes, encoding: str | None) -> tuple[str, str, bool]:
 
 def _sniff(text: str) -> str:
     """The delimiter that stands most often in the header line."""
-    header = text.split("\n", 1)[0]
+    header = _LINE_END.split(text.lstrip("\r\n"), maxsplit=1)[0]
     counts = {mark: header.count(mark) for mark in DELIMITERS}
     return max(DELIMITERS, key=lambda mark: counts[mark])
 
@@ -243,7 +249,7 @@ def _read(text: str, delimiter: str) -> tuple[list[_Raw], str]:
                 hint="a quote is open or misplaced; the file may have been cut while it was written",
             ) from error
         raw = "".join(taken)
-        first += len(taken)
+        line, first = first, first + len(taken)
         taken.clear()
         if not fields:
             before += raw
@@ -252,7 +258,7 @@ def _read(text: str, delimiter: str) -> tuple[list[_Raw], str]:
         end = raw[len(stripped) :]
         if end not in ("", *_NEWLINES):  # more than one line end: blank lines are rows of their own
             stripped, end = raw[: -len("\n")], "\n"
-        raws.append(_Raw(tuple(fields), stripped, end, before, first - 1 - raw.count("\n", 0, len(stripped))))
+        raws.append(_Raw(tuple(fields), stripped, end, before, line))
         before = ""
 
 

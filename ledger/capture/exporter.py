@@ -7,12 +7,13 @@ import re
 from dataclasses import dataclass
 
 from ledger.capture.dialect import render
-from ledger.capture.importer import recorded
+from ledger.capture.importer import CLEAR, recorded
 from ledger.capture.layout import in_later_order
 from ledger.capture.register import SEALED, Edition, Register
 from ledger.core.entry import decode_entry, event_time_us
 from ledger.errors import InvalidRequest, Malformed, MalformedEvent, Tampered
 from ledger.reader import Reader
+from ledger.sealing import Opener
 from ledger.store.base import Selection
 
 _DECIMAL = re.compile(r"[0-9]{1,18}")
@@ -20,39 +21,44 @@ _DECIMAL = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A register as a file. `edition`: it is exactly that edition; `after`: it stands later than that one."""
+    """A register as a file. `edition`: it is exactly that edition; `after`: it stands later than that one.
+
+    `erased`: so many of the last edition's records were erased, and are not in it.
+    """
 
     data: bytes
     count: int
     edition: str | None
     after: str
     stop: int
+    erased: int = 0
 
 
-async def export_register(reader: Reader, source: str, at: str | None) -> Exported:
+async def export_register(reader: Reader, source: str, at: str | None, *, opener: Opener = CLEAR) -> Exported:
     """The register `source` as it stood at `at`: an edition's name, an entry's index, or a time; None: now.
 
     At an edition the bytes are those that were imported, and are compared with its recorded digest. Between two
     editions the last one's dialect and order are used.
 
     Raises:
-        InvalidRequest: there is no such source, edition, index or time, or nothing was sealed by then.
+        InvalidRequest: there is no such source, edition, index or time, or nothing was sealed by then, or the register
+            is sealed, and its key cannot be had.
         Tampered: the rebuilt edition is not the one that was sealed.
         MalformedCsv: an entry cannot be read as a register's.
     """
-    stop = await _stop(reader, source, at)
-    register = await recorded(reader, source, stop=stop)
+    stop = await _stop(reader, source, at, opener)
+    register = await recorded(reader, source, stop=stop, opener=opener)
     edition = register.last
     if edition is None:
         raise InvalidRequest(
             f"no edition of {source} was sealed by then",
             hint="ask for a later --at, or check --source with: jinshi log",
         )
-    exact = edition.index + 1 == stop or await _unchanged(reader, source, edition, stop)
+    exact = not edition.erased and (edition.index + 1 == stop or await _unchanged(reader, source, edition, stop))
     data = _file(register, edition, exact=exact)
     if exact:
         _check_digest(data, source, edition)
-    return Exported(data, len(register.records), edition.name if exact else None, edition.name, stop)
+    return Exported(data, len(register.records), edition.name if exact else None, edition.name, stop, edition.erased)
 
 
 def _file(register: Register, edition: Edition, *, exact: bool) -> bytes:
@@ -66,7 +72,7 @@ async def _unchanged(reader: Reader, source: str, edition: Edition, stop: int) -
     return not later
 
 
-async def _stop(reader: Reader, source: str, at: str | None) -> int:
+async def _stop(reader: Reader, source: str, at: str | None, opener: Opener) -> int:
     """How many entries of the log count: up to and with the edition's seal, the index, or what was recorded by then."""
     size = (await reader.head()).size
     if not await reader.select(Selection(source=source), limit=1):
@@ -74,11 +80,11 @@ async def _stop(reader: Reader, source: str, at: str | None) -> int:
     if at is None:
         return size
     names: list[str] = []
-    async for stored in reader.selected(Selection(source=source, type=SEALED)):
-        data = decode_entry(stored.entry).event.json_data
+    async for one in opener.readable(reader.selected(Selection(source=source, type=SEALED))):
+        data = None if one.closed else one.entry.event.json_data
         name = data.get("edition") if isinstance(data, dict) else None
         if name == at:
-            return stored.index + 1
+            return one.index + 1
         names.append(str(name))
     if _DECIMAL.fullmatch(at):
         if int(at) >= size:
@@ -94,22 +100,42 @@ async def _stop(reader: Reader, source: str, at: str | None) -> int:
         ) from error
 
 
-async def check_editions(reader: Reader, source: str) -> int:
-    """Rebuild every edition of `source`, in one pass, and compare its digest; returns how many there are.
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """How many editions were rebuilt to their digests, and how many hold erased records and cannot be any more."""
+
+    editions: int
+    erased: int
+
+
+async def rebuild_editions(reader: Reader, source: str, *, opener: Opener = CLEAR) -> Rebuilt:
+    """Rebuild every edition of `source`, in one pass, and compare its digest.
 
     Raises:
         Tampered: one is not what was sealed.
         MalformedCsv: an entry cannot be read as a register's.
+        InvalidRequest: the register is sealed, and its key cannot be had.
     """
     register = Register()
-    count = 0
-    async for stored in reader.selected(Selection(source=source)):
-        entry = decode_entry(stored.entry)
-        register.apply(stored.index, entry)
-        if entry.event.type == SEALED and register.last is not None:
+    count = erased = 0
+    async for one in opener.readable(reader.selected(Selection(source=source))):
+        if one.closed:
+            register.pass_over(one.entry)
+            continue
+        register.apply(one.index, one.entry)
+        if one.entry.event.type != SEALED or register.last is None:
+            continue
+        if register.last.erased:
+            erased += 1
+        else:
             _check_digest(_file(register, register.last, exact=True), source, register.last)
             count += 1
-    return count
+    return Rebuilt(count, erased)
+
+
+async def check_editions(reader: Reader, source: str, *, opener: Opener = CLEAR) -> int:
+    """How many editions of `source` are rebuilt to their digests. Raises as `rebuild_editions`."""
+    return (await rebuild_editions(reader, source, opener=opener)).editions
 
 
 async def registers(reader: Reader) -> list[str]:

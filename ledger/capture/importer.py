@@ -8,15 +8,22 @@ from dataclasses import dataclass
 
 from ledger.capture.dialect import parse_sheet
 from ledger.capture.register import ADDED, AMENDED, ID_PREFIX, RETIRED, SEALED, Register, changes, records_of, sealing
-from ledger.core.entry import Event, decode_entry, event_time_us
-from ledger.errors import EditionConflict, IdConflict, MalformedCsv
+from ledger.core.entry import Event, event_time_us
+from ledger.errors import EditionConflict, IdConflict, MalformedCsv, MalformedEvent
+from ledger.keyring.erasures import Erasures
 from ledger.reader import Reader
+from ledger.sealing import Opener
 from ledger.sequencer import Sequencer
+from ledger.sources import Mode, Sources
 from ledger.store.base import Selection
 from ledger.tasks import Report
 
+CLEAR = Opener(None, Sources(), Erasures())
+"""Opens nothing: for registers in the clear."""
+
 APPEND_EVENTS = 1_000
 EDITION_SIZE_MAX = 512 * 2**20
+NAME_SIZE_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,13 @@ class Imported:
 
 
 async def import_edition(
-    reader: Reader, sequencer: Sequencer, request: Request, *, actor: str, report: Report | None = None
+    reader: Reader,
+    sequencer: Sequencer,
+    request: Request,
+    *,
+    actor: str,
+    report: Report | None = None,
+    opener: Opener = CLEAR,
 ) -> Imported:
     """Record one edition. The whole file is read and checked before the first event is appended.
 
@@ -58,17 +71,20 @@ async def import_edition(
         MalformedCsv: the file cannot be used; names the line. Nothing was recorded.
         MalformedEvent: source, edition or time are not what an event may hold.
         EditionConflict: that edition is sealed with other content, or another import of this source is unfinished.
+        InvalidRequest: the register is sealed, and its key cannot be had.
         Pushback, Fenced, StoreUnavailable: as `Sequencer.append`; running it again carries on.
     """
     if len(request.data) > EDITION_SIZE_MAX:
         raise MalformedCsv(f"the file has {len(request.data)} bytes; the most is {EDITION_SIZE_MAX}")
     if request.time is not None:
         event_time_us(request.time)
+    _check_name(request.edition, "the edition's name")
+    _check_name(request.source, "the source")
     digest = hashlib.sha256(request.data).hexdigest()
     edition = request.edition or f"sha256-{digest[:12]}"
     sheet = parse_sheet(request.data, encoding=request.encoding, delimiter=request.delimiter)
     records = records_of(sheet, request.key)
-    register = await _base(reader, request.source, edition)
+    register = await _base(reader, request.source, edition, opener)
     if (sealed := register.editions.get(edition)) is not None:
         if sealed.sha256 != digest:
             raise EditionConflict(
@@ -97,21 +113,37 @@ async def import_edition(
         sha256=digest,
         previous=None if last is None else last.name,
         time=request.time,
+        personal=opener.sources.mode_of(request.source) is Mode.PERSONAL,
     )
     index = await _append(sequencer, [*events, *closing], actor, report)
     kinds = [event.type for event in events]
     return Imported(edition, index, len(records), kinds.count(ADDED), kinds.count(AMENDED), kinds.count(RETIRED))
 
 
-async def recorded(reader: Reader, source: str, *, stop: int | None = None) -> Register:
-    """The register as its entries before index `stop` make it. Raises MalformedCsv: one cannot be read."""
+def _check_name(name: str | None, what: str) -> None:
+    if name is not None and not (name and name.isprintable() and len(name.encode("utf-8")) <= NAME_SIZE_MAX):
+        raise MalformedEvent(
+            f"{what} {name!r} cannot be used", hint=f"use printable UTF-8, of at most {NAME_SIZE_MAX} bytes"
+        )
+
+
+async def recorded(reader: Reader, source: str, *, stop: int | None = None, opener: Opener = CLEAR) -> Register:
+    """The register as its entries before index `stop` make it.
+
+    Raises:
+        MalformedCsv: one cannot be read.
+        InvalidRequest: the register is sealed, and its key cannot be had.
+    """
     register = Register()
-    async for stored in reader.selected(Selection(source=source, stop=stop)):
-        register.apply(stored.index, decode_entry(stored.entry))
+    async for one in opener.readable(reader.selected(Selection(source=source, stop=stop))):
+        if one.closed:
+            register.pass_over(one.entry)
+        else:
+            register.apply(one.index, one.entry)
     return register
 
 
-async def _base(reader: Reader, source: str, edition: str) -> Register:
+async def _base(reader: Reader, source: str, edition: str, opener: Opener) -> Register:
     """The register an edition is compared with: all but what an unfinished import of that edition has recorded.
 
     Raises:
@@ -120,17 +152,20 @@ async def _base(reader: Reader, source: str, edition: str) -> Register:
     """
     newest = await reader.select(Selection(source=source, type=SEALED, newest_first=True), limit=1)
     sealed = newest[0].index + 1 if newest else 0
-    register = await recorded(reader, source, stop=sealed)
-    async for stored in reader.selected(Selection(source=source, start=sealed)):
-        entry = decode_entry(stored.entry)
+    register = await recorded(reader, source, stop=sealed, opener=opener)
+    async for one in opener.readable(reader.selected(Selection(source=source, start=sealed))):
+        entry = one.entry
+        if one.closed:
+            register.pass_over(entry)
+            continue
         if not entry.event.id.startswith(ID_PREFIX):
-            register.apply(stored.index, entry)  # what a system recorded between two editions
+            register.apply(one.index, entry)  # what a system recorded between two editions
             continue
         data = entry.event.json_data
         begun = data.get("edition") if isinstance(data, dict) else None
         if begun != edition:
             raise EditionConflict(
-                f"the import of edition {begun!r} of {source} is unfinished (entry {stored.index})",
+                f"the import of edition {begun!r} of {source} is unfinished (entry {one.index})",
                 hint=f"import its file again with --edition {begun} to finish it, then this one",
             )
     return register

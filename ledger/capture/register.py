@@ -13,7 +13,7 @@ from typing import Final
 from ledger.capture.dialect import Dialect, Exceptional, Sheet
 from ledger.capture.layout import Run, in_order, order_of, runs_from_json
 from ledger.core.canonical import JsonValue, canonicalize
-from ledger.core.entry import Entry, Event
+from ledger.core.entry import Entry, Event, fits_attribute
 from ledger.errors import Malformed, MalformedCsv
 
 ADDED: Final = "record.added.v1"
@@ -46,17 +46,24 @@ class Edition:
     dialect: Dialect
     order: tuple[Run, ...]
     exceptions: tuple[Exceptional, ...]
+    erased: int = 0
+    """How many of its records were erased since: it cannot be rebuilt byte for byte any more."""
 
 
 @dataclass(slots=True)
 class Register:
-    """One source's records, folded from its entries in order with `apply`."""
+    """One source's records, folded from its entries in order with `apply`.
+
+    Of erased records nothing is known but that they were there: `gone` holds their pseudonyms.
+    """
 
     records: dict[str, Values] = field(default_factory=dict)
     editions: dict[str, Edition] = field(default_factory=dict)
     last: Edition | None = None
     sealed_keys: tuple[str, ...] = ()
+    gone: set[str] = field(default_factory=set)
     _parts: list[dict[str, JsonValue]] = field(default_factory=list)
+    _lost_parts: int = 0
 
     def apply(self, index: int, entry: Entry) -> None:
         """Take in the next entry of the source; types that are not a register's are passed over.
@@ -78,6 +85,16 @@ class Register:
                 hint="somebody else writes events of these types to this source",
             ) from error
 
+    def pass_over(self, entry: Entry) -> None:
+        """Take in an entry, as stored, whose data was erased."""
+        event = entry.event
+        if event.type == LAYOUT:
+            self._lost_parts += 1
+        elif event.type == RETIRED:
+            self.gone.discard(event.subject or "")
+        elif event.type in (ADDED, AMENDED):
+            self.gone.add(event.subject or "")
+
     def _record(self, event: Event) -> None:
         if event.subject is None:
             raise ValueError("it has no subject")
@@ -94,11 +111,13 @@ class Register:
     def _seal(self, index: int, data: dict[str, JsonValue]) -> None:
         parts = [part for part in self._parts if part["edition"] == data["edition"]]
         self._parts.clear()
-        if len(parts) != data["layout_parts"]:
+        lost, self._lost_parts = self._lost_parts, 0
+        if len(parts) + lost != data["layout_parts"]:
             raise ValueError("a part of its layout is missing")
         order = [run for one in (data, *parts) for run in runs_from_json(one["order"])]
         exceptions = [_exceptional(item) for one in (data, *parts) for item in _items(one["exceptions"])]
         previous, key = data["previous"], _text(data["key"])
+        erased = _number(data["count"]) - len(self.records)
         edition = Edition(
             name=_text(data["edition"]),
             index=index,
@@ -110,11 +129,18 @@ class Register:
             dialect=Dialect.from_json(data["dialect"]),
             order=tuple(order),
             exceptions=tuple(exceptions),
+            erased=erased,
         )
-        if edition.count != len(self.records):
+        if not 0 <= erased <= len(self.gone):
             raise ValueError(f"it counts {edition.count} records where {len(self.records)} are recorded")
+        if not len(edition.columns) == len(edition.dialect.quoting) == len(edition.dialect.header):
+            raise ValueError("its dialect does not fit its columns")
         self.last = self.editions[edition.name] = edition
-        self.sealed_keys = tuple(in_order(self.records, edition.order))
+        if erased:
+            self.sealed_keys = tuple(sorted(self.records))
+        else:
+            self.gone.clear()  # whoever was erased is not in this edition, or has come back in it
+            self.sealed_keys = tuple(in_order(self.records, edition.order))
 
 
 # -- what an edition changes ------------------------------------------------------------------------------------------
@@ -129,8 +155,11 @@ def records_of(sheet: Sheet, key: str) -> dict[str, Values]:
     lines: dict[str, int] = {}
     for row, line in zip(sheet.rows, sheet.lines, strict=True):
         subject = row[column]
-        if not subject or not subject.isprintable():
-            raise MalformedCsv(f"line {line}: the key column {key!r} is empty or holds a control character")
+        if not fits_attribute(subject):
+            raise MalformedCsv(
+                f"line {line}: the key column {key!r} is empty or holds a control character",
+                hint="every record needs a key; fill it in, or choose another column with --key",
+            )
         if subject in records:
             raise MalformedCsv(
                 f"line {line}: {key} {subject!r} stands on line {lines[subject]} already",
@@ -175,12 +204,16 @@ def _event(
     source: str, edition: str, kind: str, subject: str | None, data: dict[str, JsonValue], time: str | None
 ) -> Event:
     encoded = canonicalize({"edition": edition, **data})
-    if len(encoded) > DATA_SIZE_MAX:
+    record = subject is not None and kind != LAYOUT
+    id_ = edition_id(edition, f"record/{subject}" if record else str(data.get("part", "sealed")))
+    # Quotes and backslashes take two bytes each in an attribute.
+    size = len(encoded) + 2 * len(f"{id_}{source}{subject or ''}".encode())
+    if size > DATA_SIZE_MAX:
+        what = f"the layout of edition {edition[:64]!r}" if subject is None else f"record {subject[:64]!r}"
         raise MalformedCsv(
-            f"record {subject!r} makes an event of {len(encoded)} bytes; the most is {DATA_SIZE_MAX}",
+            f"{what} makes an event of {size} bytes; the most is {DATA_SIZE_MAX}",
             hint="keep large values outside the register",
         )
-    id_ = edition_id(edition, f"record/{subject}" if subject is not None else str(data.get("part", "sealed")))
     return Event(id=id_, source=source, type=kind, subject=subject, time=time, data=encoded)
 
 
@@ -194,11 +227,17 @@ def sealing(
     sha256: str,
     previous: str | None,
     time: str | None,
+    personal: bool = False,
 ) -> list[Event]:
-    """The closing events: `edition.layout.v1` for what is too much for one, then `edition.sealed.v1`."""
-    runs = order_of(list(records))
+    """The closing events: `edition.layout.v1` for what is too much for one, then `edition.sealed.v1`.
+
+    `personal`: the raw text of a record goes into a part of its own, of that subject, so that it is erased with it.
+    """
+    keys = list(records)
+    runs = order_of(keys)
     order: list[JsonValue] = [[start, count] for start, count in runs]
-    exceptions: list[JsonValue] = [one.to_json() for one in sheet.exceptions]
+    apart = [one for one in sheet.exceptions if personal and one.raw is not None and 0 <= one.row < len(keys)]
+    exceptions: list[JsonValue] = [one.to_json() for one in sheet.exceptions if one not in apart]
     seal: dict[str, JsonValue] = {
         "count": len(records),
         "sha256": sha256,
@@ -210,13 +249,15 @@ def sealing(
         "order": order,
         "exceptions": exceptions,
     }
-    if len(canonicalize(seal)) <= DATA_SIZE_MAX // 2:
-        return [_event(source, edition, SEALED, None, seal, time)]
-    parts = [*_portions("order", order), *_portions("exceptions", exceptions)]
-    seal.update(order=[], exceptions=[], layout_parts=len(parts))
+    parts: list[tuple[str | None, dict[str, JsonValue]]] = []
+    if len(canonicalize(seal)) > DATA_SIZE_MAX // 2:
+        parts += [(None, part) for part in (*_portions("order", order), *_portions("exceptions", exceptions))]
+        seal.update(order=[], exceptions=[])
+    parts += [(keys[one.row], {"exceptions": [one.to_json()]}) for one in apart]
+    seal["layout_parts"] = len(parts)
     events = [
-        _event(source, edition, LAYOUT, None, {"part": number, "order": [], "exceptions": [], **part}, time)
-        for number, part in enumerate(parts)
+        _event(source, edition, LAYOUT, subject, {"part": number, "order": [], "exceptions": [], **part}, time)
+        for number, (subject, part) in enumerate(parts)
     ]
     return [*events, _event(source, edition, SEALED, None, seal, time)]
 

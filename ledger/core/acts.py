@@ -9,8 +9,22 @@ SITE_ADDED: Final = "site.added.v1"
 DRILLED: Final = "drill.completed.v1"
 SUCCEEDED: Final = "ledger.succeeded.v1"
 FOUND: Final = "predecessor.found.v1"
+DECLARED: Final = "source.declared.v1"
+ERASURE_REQUESTED: Final = "erasure.requested.v1"
+ERASURE_APPROVED: Final = "erasure.approved.v1"
+ERASURE_CONFIRMED: Final = "erasure.confirmed.v1"
+HOLD_PLACED: Final = "hold.placed.v1"
+HOLD_LIFTED: Final = "hold.lifted.v1"
+
+ACTS: Final = "urn:jinshi:ledger:"
+"""What the source of every ledger's own acts begins with."""
 
 
 def acts_source(origin: str) -> str:
     """The source under which the ledger `origin` records its own acts."""
-    return f"urn:jinshi:ledger:{origin}"
+    return f"{ACTS}{origin}"
+
+
+def is_act(source: str) -> bool:
+    """Whether an event of this source is some ledger's own act: of this one, or of one it succeeded."""
+    return source.startswith(ACTS)

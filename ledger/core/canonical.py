@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn, TypeAlias
 
+import orjson
 import rfc8785
 
 from ledger.errors import Malformed
@@ -13,12 +15,17 @@ from ledger.errors import Malformed
 JsonValue: TypeAlias = "bool | int | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 INTEGER_MAX = 2**53 - 1
+NESTING_MAX = 100
+"""How deep arrays and objects may stand within each other. A bound of our own, far below the interpreter's, so that
+whether bytes can be read never depends on how deep in the program they are read."""
 
 # The standard library's encoder escapes exactly what RFC 8785 §3.2.2.2 does, but sorts keys by code point, not by
-# UTF-16 code unit (§3.2.3). The two orders differ only where a key holds a character from U+E000 on: then the slower
-# library decides. A property test holds both to the same bytes.
+# UTF-16 code unit (§3.2.3). The two orders differ only where a character beyond U+FFFF meets one from U+E000 to U+FFFF:
+# where there is one beyond, the slower library decides. A property test holds both to the same bytes.
 _quick = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-_ORDER_DIFFERS = re.compile(rb"[\xee-\xff]")
+_ORDER_MAY_DIFFER = re.compile(rb"[\xf0-\xf4]")
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def canonicalize(value: JsonValue) -> bytes:
@@ -27,22 +34,20 @@ def canonicalize(value: JsonValue) -> bytes:
     Raises:
         Malformed: it holds a float, an integer beyond ±(2^53-1), a lone surrogate, or is nested too deeply.
     """
+    _check(value, NESTING_MAX)
     try:
-        _check(value)
         return _dump(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise Malformed(f"the value has no canonical JSON ({error})") from error
-    except RecursionError as error:
-        raise Malformed("the value is nested too deeply") from error
 
 
 def _dump(value: JsonValue) -> bytes:
     """Canonical bytes of a value that `_check` accepts."""
     data = _quick.encode(value).encode("utf-8")
-    return rfc8785.dumps(value) if _ORDER_DIFFERS.search(data) else data
+    return rfc8785.dumps(value) if _ORDER_MAY_DIFFER.search(data) else data
 
 
-def _check(value: object) -> None:
+def _check(value: object, nesting: int) -> None:
     if value is None or isinstance(value, str):
         return
     if isinstance(value, float):
@@ -50,14 +55,16 @@ def _check(value: object) -> None:
     if isinstance(value, int):
         if not -INTEGER_MAX <= value <= INTEGER_MAX:
             raise Malformed("an integer is beyond 2^53-1, which not every reader can hold", hint="send it as text")
+    elif isinstance(value, dict | list) and nesting == 0:
+        raise Malformed("the value is nested too deeply")
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise Malformed(f"{key!r} is no text, as every key must be")
-            _check(item)
+            _check(item, nesting - 1)
     elif isinstance(value, list):
         for item in value:
-            _check(item)
+            _check(item, nesting - 1)
     else:
         raise Malformed(f"{type(value).__name__} is no JSON type")
 
@@ -87,21 +94,58 @@ _strict = json.JSONDecoder(
 
 
 def parse_json(data: bytes) -> JsonValue:
-    """One JSON value, strictly: UTF-8, no duplicate keys, no floats, integers within ±(2^53-1). Raises Malformed."""
-    return _parse(data, _strict)
+    """One JSON value, strictly: I-JSON (RFC 7493) without floats, integers within ±(2^53-1). Raises Malformed.
+
+    So a key that stands twice, a lone surrogate, and nesting beyond `NESTING_MAX` are refused.
+    """
+    value = _parse(data, _strict, NESTING_MAX)
+    if _ESCAPED_SURROGATE.search(data) and _LONE_SURROGATE.search(_quick.encode(value)):
+        raise Malformed("it holds a lone surrogate, which is no character")
+    return value
 
 
-def parse_canonical(data: bytes) -> JsonValue:
+def parse_canonical(data: bytes, *, nesting_max: int = NESTING_MAX) -> JsonValue:
     """The value whose canonical bytes these are. Raises Malformed: they are not canonical, or not JSON."""
-    value = _parse(data, _exact)  # a key that stands twice is lost here, and its bytes are missed below
+    if data.count(b"[") + data.count(b"{") <= nesting_max:
+        quick: JsonValue = _surely(data)
+        if quick is not _UNSURE:
+            return quick
+    value = _parse(data, _exact, nesting_max)  # a key that stands twice is lost here, and its bytes are missed below
     try:
         if _dump(value) != data:
             raise Malformed("its bytes are not canonical JSON")
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise Malformed(f"it has no canonical JSON ({error})") from error
-    except RecursionError as error:
-        raise Malformed("it is nested too deeply") from error
     return value
+
+
+_UNSURE: Any = object()
+
+
+def _surely(data: bytes) -> Any:
+    """The value, by a fast parser that says yes to canonical bytes only; `_UNSURE` leaves the verdict to the slow one.
+
+    What it writes is canonical but for floats, large integers, and the order of keys beyond U+FFFF.
+    """
+    if not data.isascii() and _ORDER_MAY_DIFFER.search(data):
+        return _UNSURE
+    try:
+        value = orjson.loads(data)
+        sure = orjson.dumps(value, option=orjson.OPT_SORT_KEYS) == data and _without_floats(value)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return _UNSURE
+    return value if sure else _UNSURE
+
+
+def _without_floats(value: object) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return all(map(_without_floats, value.values()))  # type: ignore[attr-defined]
+    if kind is list:
+        return all(map(_without_floats, value))  # type: ignore[call-overload]
+    if kind is int:
+        return -INTEGER_MAX <= value <= INTEGER_MAX  # type: ignore[operator]
+    return kind is not float
 
 
 def is_canonical(data: bytes) -> bool:
@@ -113,7 +157,7 @@ def is_canonical(data: bytes) -> bool:
     return True
 
 
-def _parse(data: bytes, decoder: json.JSONDecoder) -> JsonValue:
+def _parse(data: bytes, decoder: json.JSONDecoder, nesting_max: int) -> JsonValue:
     try:
         value: JsonValue = decoder.decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -122,4 +166,24 @@ def _parse(data: bytes, decoder: json.JSONDecoder) -> JsonValue:
         raise Malformed(f"it is not JSON ({error})") from error
     except RecursionError as error:
         raise Malformed("it is nested too deeply") from error
+    # Counting brackets, those in texts too, is quick, and clears nearly everything.
+    if data.count(b"[") + data.count(b"{") > nesting_max and _deeper(value, nesting_max):
+        raise Malformed("it is nested too deeply")
     return value
+
+
+def _deeper(value: JsonValue, nesting_max: int) -> bool:
+    """Whether arrays and objects stand deeper within each other than that."""
+    level: list[JsonValue] = [value]
+    for _ in range(nesting_max + 1):
+        level = [one for one in level if isinstance(one, dict | list)]
+        if not level:
+            return False
+        level = [item for one in level for item in _items(one)]
+    return True
+
+
+def _items(value: JsonValue) -> Iterable[JsonValue]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

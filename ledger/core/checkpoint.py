@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ledger.core.encoding import decode_base64, encode_base64, parse_decimal
 from ledger.core.merkle import HASH_SIZE
-from ledger.core.note import Note, check_name, parse_note
+from ledger.core.note import Note, parse_note
 from ledger.errors import MalformedNote
 
 CHECKPOINT = "checkpoint"
@@ -16,7 +16,10 @@ CHECKPOINT = "checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The tree of `origin` had `size` leaves and this root."""
+    """The tree of `origin` had `size` leaves and this root.
+
+    An origin is any line of text; that it reads like a key's name is recommended only (C2SP tlog-checkpoint).
+    """
 
     origin: str
     size: int
@@ -45,7 +48,7 @@ def parse_checkpoint_text(text: bytes) -> Checkpoint:
         if len(lines) < 4 or lines[-1] != "" or "" in lines[:-1]:
             raise ValueError("it has fewer than three lines, or an empty one")
         origin, size, root, *extensions = lines[:-1]
-        checkpoint = Checkpoint(check_name(origin), parse_decimal(size), decode_base64(root), tuple(extensions))
+        checkpoint = Checkpoint(origin, parse_decimal(size), decode_base64(root), tuple(extensions))
         if len(checkpoint.root) != HASH_SIZE:
             raise ValueError(f"its root hash is {len(checkpoint.root)} bytes long")
     except ValueError as error:

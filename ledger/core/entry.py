@@ -12,9 +12,17 @@ from json import JSONDecodeError
 from json.decoder import JSONDecoder, scanstring  # type: ignore[attr-defined]
 from json.encoder import encode_basestring
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NoReturn
 
-from ledger.core.canonical import INTEGER_MAX, JsonValue, canonicalize, is_canonical, parse_canonical, parse_json
+from ledger.core.canonical import (
+    INTEGER_MAX,
+    NESTING_MAX,
+    JsonValue,
+    canonicalize,
+    is_canonical,
+    parse_canonical,
+    parse_json,
+)
 from ledger.core.encoding import decode_base64
 from ledger.errors import EntryTooLarge, Malformed, MalformedEntry, MalformedEvent
 
@@ -28,13 +36,18 @@ _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,18}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
 )
 _RECORDED_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+# CloudEvents 1.0 §2.1, "String": no C0 and C1 controls, no lone surrogates, no noncharacters (two end each plane).
+_ENDS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_CONTROL = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_ENDS}]")
 _SPACE = re.compile(r"\s")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_EXTENSIONS: Mapping[str, Extension] = MappingProxyType({})
 
 _TEXT_ATTRIBUTES = ("id", "source", "type", "subject", "time", "datacontenttype", "dataref", "keyid")
 _RECORDED = ("streamversion", "recordedtime", "actor")
+SET_BY_LEDGER: Final = (*_RECORDED, "keyid")
+"""Attributes a producer may not send."""
+
 _RESERVED = frozenset({*_TEXT_ATTRIBUTES, *_RECORDED, "specversion", "data"})
 
 
@@ -123,31 +136,61 @@ def _is_json_type(content_type: str | None) -> bool:
     return media == "application/json" or media.endswith("+json")
 
 
+def fits_attribute(text: str) -> bool:
+    """Whether a text can be the value of an attribute (CloudEvents 1.0 §2.1, "String"), and is not empty."""
+    return text != "" and not _CONTROL.search(text)
+
+
 def check_event(event: Event) -> None:
     """Raises MalformedEvent: an attribute is not what CloudEvents 1.0 §3 allows."""
     for name in ("id", "source", "type"):
-        if not getattr(event, name):
-            raise MalformedEvent(f"the event has no {name}", hint=f"CloudEvents demands a non-empty {name}")
-    for name in _TEXT_ATTRIBUTES:
         value = getattr(event, name)
-        if value is None:
-            continue
         if not isinstance(value, str) or not value:
-            raise MalformedEvent(f"attribute {name!r} is not a non-empty text")
-        if _CONTROL.search(value):
-            raise MalformedEvent(f"attribute {name!r} holds a control character or a lone surrogate")
-    if _SPACE.search(event.source):
-        raise MalformedEvent(f"source {event.source!r} is no URI reference", hint="it may not hold spaces")
+            raise MalformedEvent(f"the event has no {name}", hint=f"CloudEvents demands a non-empty {name}")
+    _check_text("id", event.id)
+    _check_source(event.source)
+    _check_repeated("type", event.type)
+    if event.subject is not None:
+        _check_text("subject", event.subject)
     if event.time is not None:
+        _check_repeated("time", event.time)
         event_time_us(event.time)
+    if event.datacontenttype is not None:
+        _check_repeated("datacontenttype", event.datacontenttype)
+    if event.dataref is not None:
+        _check_text("dataref", event.dataref)
+    if event.keyid is not None:
+        _check_repeated("keyid", event.keyid)
     for name, extension in event.extensions.items():
-        if not _NAME.fullmatch(name) or name in _RESERVED:
-            raise MalformedEvent(f"{name[:64]!r} is no name for an extension attribute", hint="use a-z and 0-9 only")
-        if isinstance(extension, str):
-            if _CONTROL.search(extension):
-                raise MalformedEvent(f"attribute {name!r} holds a control character or a lone surrogate")
-        elif not isinstance(extension, int) or not -INTEGER_MAX <= extension <= INTEGER_MAX:
-            raise MalformedEvent(f"attribute {name!r} is neither a text, nor an integer, nor true or false")
+        _check_extension(name, extension)
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise MalformedEvent(f"attribute {name!r} is not a non-empty text")
+    if _CONTROL.search(value):
+        raise MalformedEvent(f"attribute {name!r} holds a control character or a lone surrogate")
+
+
+_check_repeated = lru_cache(maxsize=4096)(_check_text)
+"""The same, for what many events share."""
+
+
+@lru_cache(maxsize=4096)
+def _check_source(source: str) -> None:
+    _check_text("source", source)
+    if _SPACE.search(source):
+        raise MalformedEvent(f"source {source!r} is no URI reference", hint="it may not hold spaces")
+
+
+def _check_extension(name: str, extension: object) -> None:
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        raise MalformedEvent(f"{name[:64]!r} is no name for an extension attribute", hint="use a-z and 0-9 only")
+    if isinstance(extension, str):
+        if _CONTROL.search(extension):
+            raise MalformedEvent(f"attribute {name!r} holds a control character or a lone surrogate")
+    elif not isinstance(extension, int) or not -INTEGER_MAX <= extension <= INTEGER_MAX:
+        raise MalformedEvent(f"attribute {name!r} is neither a text, nor an integer, nor true or false")
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -157,6 +200,10 @@ def encode_entry(entry: Entry) -> bytes:
         MalformedEvent: an attribute is not what CloudEvents allows.
         EntryTooLarge: they would pass 65,535 bytes.
     """
+    assert entry.streamversion >= 1, "streams count from 1"
+    assert entry.event.time is not None, "the sequencer gives every event a time"
+    if not fits_attribute(entry.actor):
+        raise MalformedEvent(f"the actor {entry.actor[:64]!r} is empty or holds a control character")
     check_event(entry.event)
     data = _encode(entry)
     if len(data) > ENTRY_SIZE_MAX:
@@ -168,31 +215,44 @@ def encode_entry(entry: Entry) -> bytes:
 
 
 def _encode(entry: Entry) -> bytes:
+    """The members in the order of their names: all ASCII, where code points and UTF-16 units sort alike (RFC 8785)."""
     event = entry.event
-    members: dict[str, bytes] = {
-        "specversion": b'"1.0"',
-        "streamversion": b"%d" % entry.streamversion,
-        "recordedtime": _text(entry.recordedtime),
-        "actor": _text(entry.actor),
-    }
-    for name in _TEXT_ATTRIBUTES:
-        value = getattr(event, name)
-        if value is not None:
-            members[name] = _text(value)
-    for name, extension in event.extensions.items():
-        members[name] = canonicalize(extension)
+    members = [("actor", _repeated(entry.actor))]
     if event.data is not None:
-        if _is_plain(event):
-            members["data"] = event.data
-        else:
-            members["data_base64"] = b'"%s"' % base64.b64encode(event.data)
-    # All names are ASCII, where code points and UTF-16 code units sort alike (RFC 8785 §3.2.3).
-    return b"{%s}" % b",".join(b'"%s":%s' % (name.encode(), members[name]) for name in sorted(members))
+        plain = _is_plain(event)
+        data = event.data if plain else b'"%b"' % base64.b64encode(event.data)
+        members.append(("data" if plain else "data_base64", data))
+    if event.datacontenttype is not None:
+        members.append(("datacontenttype", _repeated(event.datacontenttype)))
+    if event.dataref is not None:
+        members.append(("dataref", _text(event.dataref)))
+    members.append(("id", _text(event.id)))
+    if event.keyid is not None:
+        members.append(("keyid", _repeated(event.keyid)))
+    members += [
+        ("recordedtime", _repeated(entry.recordedtime)),
+        ("source", _repeated(event.source)),
+        ("specversion", b'"1.0"'),
+        ("streamversion", b"%d" % entry.streamversion),
+    ]
+    if event.subject is not None:
+        members.append(("subject", _text(event.subject)))
+    if event.time is not None:
+        members.append(("time", _repeated(event.time)))
+    members.append(("type", _repeated(event.type)))
+    if event.extensions:
+        members += [(name, canonicalize(value)) for name, value in event.extensions.items()]
+        members.sort()
+    return b"{%b}" % b",".join([b'"%b":%b' % (name.encode(), value) for name, value in members])
 
 
 def _text(value: str) -> bytes:
     # The standard library escapes exactly what RFC 8785 §3.2.2.2 does; a property test holds it to that.
     return encode_basestring(value).encode("utf-8")
+
+
+_repeated = lru_cache(maxsize=4096)(_text)
+"""The same, for what many entries share."""
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
@@ -207,7 +267,7 @@ def decode_entry(data: bytes) -> Entry:
     if len(data) > ENTRY_SIZE_MAX:
         raise MalformedEntry(f"an entry of {len(data)} bytes; the most is {ENTRY_SIZE_MAX}")
     try:
-        value = parse_canonical(data)
+        value = parse_canonical(data, nesting_max=NESTING_MAX + 1)  # the data is one level down
         if not isinstance(value, dict) or value.pop("specversion", None) != "1.0":
             raise MalformedEntry("it is no CloudEvents 1.0 object")
         streamversion, recordedtime, actor = (value.pop(name, None) for name in _RECORDED)
@@ -215,9 +275,9 @@ def decode_entry(data: bytes) -> Entry:
             raise MalformedEntry("streamversion is not a positive integer")
         if not isinstance(recordedtime, str) or not _RECORDED_TIME.fullmatch(recordedtime):
             raise MalformedEntry("recordedtime is not a time as the sequencer writes it")
-        if not isinstance(actor, str):
-            raise MalformedEntry("actor is missing")
-        if None in value.values():
+        if not isinstance(actor, str) or not fits_attribute(actor):
+            raise MalformedEntry("actor is missing, or not what it may be")
+        if any(attribute is None and name != "data" for name, attribute in value.items()):
             raise MalformedEntry("an attribute is null, which is written by leaving it out")
         in_base64, in_data = "data_base64" in value, "data" in value
         event = _event_of(value)
@@ -287,7 +347,12 @@ def _base64(value: JsonValue) -> bytes:
         raise MalformedEvent(f"data_base64 is not base64 ({error})") from error
 
 
-_lenient = JSONDecoder(strict=True)
+def _no_constant(text: str) -> NoReturn:
+    raise MalformedEvent(f"{text} is no JSON (RFC 8259 §3)", hint="send null, or a text")
+
+
+# Finds where a value ends; what it is stays with its bytes, so numbers are not converted.
+_lenient = JSONDecoder(strict=True, parse_int=str, parse_float=str, parse_constant=_no_constant)
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -306,7 +371,7 @@ def parse_event(line: bytes) -> Event:
         version = parse_json(members.pop("specversion", "null").encode())
         if version != "1.0":
             raise MalformedEvent(f"specversion is {version!r}, not '1.0'", hint="send CloudEvents 1.0")
-        for name in (*_RECORDED, "keyid"):
+        for name in SET_BY_LEDGER:
             if name in members:
                 raise MalformedEvent(f"attribute {name!r} is set by the ledger", hint="leave it out")
         raw = members.pop("data", None)
@@ -359,8 +424,6 @@ def _members(text: str) -> dict[str, str]:
             raise MalformedEvent("something follows the event", hint="send one CloudEvent in JSON a line")
     except JSONDecodeError as error:
         raise MalformedEvent(f"it is not JSON ({error})") from error
-    except ValueError as error:  # an integer of more digits than Python converts
-        raise MalformedEvent(f"it is not JSON that can be read ({error})") from error
     return members
 
 

@@ -22,7 +22,7 @@ SIGNATURES_MAX = 100
 """C2SP signed-note: a verifier must accept at least 16."""
 
 NAME_BYTES_MAX = 255
-"""An ML-DSA-44 cosignature counts the bytes of a name in one byte."""
+"""An ML-DSA-44 cosignature counts the bytes of a cosigner's name, and of an origin, in one byte."""
 
 SITE_CONTEXT: Final = b"jinshi site.json v1"
 """FIPS 204 context of the signature on `site.json`; a cosignature's is empty."""
@@ -48,15 +48,16 @@ _KEY_SIZES = {
 
 
 def check_name(name: str) -> str:
-    """A key's name as it is. Raises MalformedNote: it is empty, too long, or holds white space or a plus."""
-    if not name or "+" in name or any(char.isspace() or ord(char) < 0x20 or char == "\x7f" for char in name):
-        raise MalformedNote(f"{name[:64]!r} is no key name", hint="use no white space and no plus")
-    try:
-        length = len(name.encode("utf-8"))
-    except UnicodeEncodeError as error:
-        raise MalformedNote(f"{name[:64]!r} is no key name: it is not Unicode text") from error
-    if length > NAME_BYTES_MAX:
+    """The name of a key that is used here. Raises MalformedNote: it is empty, too long, or holds a space or a plus."""
+    if len(_signed_name(name).encode("utf-8")) > NAME_BYTES_MAX:
         raise MalformedNote(f"the key name {name[:64]!r}... is longer than {NAME_BYTES_MAX} bytes")
+    return name
+
+
+def _signed_name(name: str) -> str:
+    """A name on a signature line: somebody else's may be longer than those used here (C2SP signed-note, "Format")."""
+    if not name or "+" in name or any(char.isspace() or char < " " or "\ud800" <= char <= "\udfff" for char in name):
+        raise MalformedNote(f"{name[:64]!r} is no key name", hint="use no white space and no plus")
     return name
 
 
@@ -163,7 +164,7 @@ def _signature(line: str) -> NoteSignature:
         raise MalformedNote(f"the signature of {parts[0][:64]!r} cannot be read ({error})") from error
     if len(data) < 5:
         raise MalformedNote(f"the signature of {parts[0][:64]!r} is too short")
-    return NoteSignature(check_name(parts[0]), data[:4], data[4:])
+    return NoteSignature(_signed_name(parts[0]), data[:4], data[4:])
 
 
 def format_note(note: Note) -> bytes:

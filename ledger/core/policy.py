@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ledger.core.checkpoint import Checkpoint, OpenedCheckpoint
-from ledger.core.cosignature import Cosignature, verify_cosignature
+from ledger.core.cosignature import Cosignature, verify_cosignature, verify_log_signature
 from ledger.core.encoding import parse_decimal
-from ledger.core.note import SignatureType, VerifierKey, parse_vkey, verify_signature
+from ledger.core.note import SignatureType, VerifierKey, parse_vkey
 from ledger.errors import MalformedNote, MalformedPolicy, Untrusted
 
 POLICY_SIZE_MAX = 1_000_000
 NONE = b"none"
 _COSIGNER_TYPES = (SignatureType.COSIGNATURE_ED25519, SignatureType.COSIGNATURE_ML_DSA_44)
+_LOG_TYPES = (SignatureType.ED25519, SignatureType.COSIGNATURE_ML_DSA_44)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Policy:
         """
         checkpoint = opened.checkpoint
         keys = [log.key for log in self.logs if log.key.name == checkpoint.origin] or [self.log_for(checkpoint.origin)]
-        signed = [key for key in keys if verify_signature(opened.note, key)]
+        signed = [key for key in keys if verify_log_signature(opened, key)]
         if not signed:
             raise Untrusted(f"the checkpoint is not signed by the log {checkpoint.origin}")
         found = [(one, verify_cosignature(opened, one.key)) for one in self.witnesses]
@@ -111,13 +112,22 @@ class Policy:
 def make_policy(
     log: VerifierKey, witnesses: Mapping[str, VerifierKey], *, threshold: int | Literal["any", "all"]
 ) -> Policy:
-    """One log, these cosigners, and how many of them are asked for; without any, the log's word is enough."""
+    """One log, these cosigners, and how many of them are asked for; without any, the log's word is enough.
+
+    Raises:
+        MalformedPolicy: a cosigner's name is none, a key is listed twice, or more cosigners are asked for than there
+            are.
+    """
     listed = tuple(PolicyWitness(name.encode("utf-8"), key) for name, key in witnesses.items())
     if not listed:
         return Policy((PolicyLog(log),), (), (), NONE)
     count = {"any": 1, "all": len(listed)}[threshold] if isinstance(threshold, str) else threshold
-    group = PolicyGroup(b"sites", count, tuple(one.name for one in listed))
-    return Policy((PolicyLog(log),), listed, (group,), group.name)
+    name = b"sites"
+    while name.decode("ascii") in witnesses:  # witnesses and groups share their names
+        name = b"all-" + name
+    group = PolicyGroup(name, count, tuple(one.name for one in listed))
+    # What cannot be read back is not written: the reader knows every rule.
+    return parse_policy(format_policy(Policy((PolicyLog(log),), listed, (group,), group.name)))
 
 
 def format_policy(policy: Policy) -> bytes:
@@ -158,6 +168,8 @@ class _Reading:
         self.witnesses: list[PolicyWitness] = []
         self.groups: list[PolicyGroup] = []
         self.quorum: bytes | None = None
+        self._log_keys: set[bytes] = set()
+        self._witness_keys: set[bytes] = set()
         self._names: set[bytes] = set()
         self._members: set[bytes] = set()
 
@@ -185,18 +197,20 @@ class _Reading:
 
     def _log(self, vkey: bytes, url: bytes | None = None) -> None:
         key = parse_vkey(vkey.decode("utf-8"))
-        if key.type is not SignatureType.ED25519:
-            raise ValueError(f"the key of {key.name} cannot sign checkpoints")
-        if any(key.public_key == log.key.public_key for log in self.logs):
+        if key.type not in _LOG_TYPES:
+            raise ValueError(f"the key of {key.name} is no log's key")
+        if key.public_key in self._log_keys:  # under whatever names (C2SP tlog-policy, "Public key representation")
             raise ValueError(f"the key of {key.name} is listed twice")
+        self._log_keys.add(key.public_key)
         self.logs.append(PolicyLog(key, url))
 
     def _witness(self, name: bytes, vkey: bytes, url: bytes | None = None) -> None:
         key = parse_vkey(vkey.decode("utf-8"))
         if key.type not in _COSIGNER_TYPES:
             raise ValueError(f"the key of {key.name} cannot cosign")
-        if any(key.public_key == one.key.public_key for one in self.witnesses):
+        if key.public_key in self._witness_keys:
             raise ValueError(f"the key of {key.name} is listed twice")
+        self._witness_keys.add(key.public_key)
         self._define(name)
         self.witnesses.append(PolicyWitness(name, key, url))
 

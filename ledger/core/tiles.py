@@ -15,7 +15,8 @@ ENTRIES = -1
 
 LEVEL_MAX = 63
 _HEIGHT = 8
-_PATH = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
+# Seven groups of digits hold more than any tree has tiles.
+_PATH = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -16,22 +16,36 @@ from ledger.errors import InvalidRequest, ObjectMissing
 Tag = NewType("Tag", str)
 """Opaque version of an object's content, for compare-and-swap (an HTTP ETag, or a digest)."""
 
-_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
 KEY_LENGTH_MAX = 512
+SEGMENT_LENGTH_MAX = 200
+"""A file's name has at most 255 bytes, and a store may need some for its own ends."""
+
+_SEGMENT = rf"[A-Za-z0-9_][A-Za-z0-9_.\-]{{0,{SEGMENT_LENGTH_MAX - 1}}}"
+_KEY = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
+_PREFIX = re.compile(rf"({_SEGMENT}/)*({_SEGMENT})?")
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` is an object key; all key rules live here.
+
+    Relative, `/`-separated, ASCII letters, digits, `_ . -`; no segment starts with a dot or a dash, or is longer than
+    200 characters; at most 512 characters.
+    """
+    return len(text) <= KEY_LENGTH_MAX and _KEY.fullmatch(text) is not None
 
 
 def validate_key(key: str) -> str:
-    """The key itself, when it is one; all key rules live here.
-
-    Relative, `/`-separated, ASCII letters, digits, `_ . -`; no segment starts with a dot or a dash; at most 512
-    characters.
-
-    Raises:
-        InvalidRequest: it is not such a key.
-    """
-    if len(key) > KEY_LENGTH_MAX or not _KEY.fullmatch(key):
-        raise InvalidRequest(f"{key!r} is not an object key")
+    """The key itself, when it is one (see `is_key`). Raises InvalidRequest."""
+    if not is_key(key):
+        raise InvalidRequest(f"{key!r} is not an object key", hint="letters, digits and _ . - between slashes")
     return key
+
+
+def validate_prefix(prefix: str) -> str:
+    """The prefix itself, when a key can begin with it: nothing reaches out of a store. Raises InvalidRequest."""
+    if len(prefix) > KEY_LENGTH_MAX or not _PREFIX.fullmatch(prefix):
+        raise InvalidRequest(f"no object key begins with {prefix!r}", hint="letters, digits and _ . - between slashes")
+    return prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +61,8 @@ class ObjectStore(Protocol):
 
     Safe under concurrency, from several tasks and several processes. Durable on return: what a successful write
     stored survives kill -9 and loss of power. A write that raised may or may not have been persisted; repeating it
-    is always safe. Reads see every completed write; `list_keys` may be late.
+    is always safe. Reads see every completed write; `list_keys` may be late. No key may be a folder of another one
+    (`a` and `a/b`): a store may refuse the second with StoreUnavailable.
     """
 
     @property
@@ -81,8 +96,22 @@ class ObjectStore(Protocol):
         """Remove; removing what is not there is fine."""
         ...
 
+    async def purge(self, key: str) -> None:
+        """Remove with every version a store may keep; what is not there is fine. Nothing brings it back afterwards.
+
+        Raises:
+            StoreUnavailable: a version cannot be removed (a lock on it, a permission).
+        """
+        ...
+
     def list_keys(self, prefix: str) -> AsyncIterator[str]:
-        """Every key that starts with `prefix` (any string of key characters), in ascending order."""
+        """Every key that starts with `prefix`, in ascending order of bytes. Memory: the names of a folder or two.
+
+        What lies there under a name that is no key is passed over.
+
+        Raises:
+            InvalidRequest: no key can begin with `prefix`.
+        """
         ...
 
 
@@ -113,8 +142,11 @@ class Prefixed:
     async def delete(self, key: str) -> None:
         await self._inner.delete(self._prefix + validate_key(key))
 
+    async def purge(self, key: str) -> None:
+        await self._inner.purge(self._prefix + validate_key(key))
+
     async def list_keys(self, prefix: str) -> AsyncIterator[str]:
-        async for key in self._inner.list_keys(self._prefix + prefix):
+        async for key in self._inner.list_keys(self._prefix + validate_prefix(prefix)):
             yield key.removeprefix(self._prefix)
 
 
@@ -171,7 +203,14 @@ class SignedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which entries to find; every condition that is given must hold. Indexes and times are half-open ranges."""
+    """Which entries to find; every condition that is given must hold. Indexes, versions and times are half-open ranges.
+
+    `version_from` and `version_until` are stream versions. With source and subject given, the store goes through that
+    stream alone.
+
+    So `recorded_until_us` is the first moment that is not asked for any more (recorded < it), while
+    `EntryStore.size_at` counts what was recorded up to and at a moment (recorded <= it).
+    """
 
     start: int = 0
     stop: int | None = None
@@ -179,6 +218,8 @@ class Selection:
     subject: str | None = None
     actor: str | None = None
     type: str | None = None
+    version_from: int | None = None
+    version_until: int | None = None
     time_from_us: int | None = None
     time_until_us: int | None = None
     recorded_until_us: int | None = None
@@ -191,6 +232,14 @@ class StoredEntry:
 
     index: int
     entry: bytes = field(repr=False)
+
+
+_INTEGER_MAX = 2**63 - 1
+
+
+def bounded(value: int) -> int:
+    """What is asked for may be any number; those of a database have 64 bits, and nothing is recorded beyond."""
+    return max(-_INTEGER_MAX, min(value, _INTEGER_MAX))
 
 
 class EntryStore(Protocol):
@@ -234,7 +283,7 @@ class EntryStore(Protocol):
         ...
 
     async def read(self, start: int, limit: int) -> Sequence[StoredEntry]:
-        """Up to `limit` entries from index `start` on, in order, without a gap; empty at the end."""
+        """Up to `limit` entries from index `start` (not negative) on, in order, without a gap; empty at the end."""
         ...
 
     async def rows(self, start: int, limit: int) -> Sequence[Row]:

@@ -13,12 +13,12 @@ import fcntl
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 from ledger.errors import CompareFailed, DiskFull, ImmutableConflict, ObjectMissing, StoreUnavailable
-from ledger.store.base import Stored, Tag, validate_key
+from ledger.store.base import Stored, Tag, is_key, validate_key, validate_prefix
 
 
 class DirectoryStore:
@@ -48,8 +48,11 @@ class DirectoryStore:
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(self._delete, self._path(key))
 
+    async def purge(self, key: str) -> None:
+        await self.delete(key)  # a directory keeps no older versions
+
     async def list_keys(self, prefix: str) -> AsyncIterator[str]:
-        folder, _, _ = prefix.rpartition("/")
+        folder, _, _ = validate_prefix(prefix).rpartition("/")
         waiting = [folder + "/" if folder else ""]
         while waiting:
             key = waiting.pop()
@@ -76,10 +79,12 @@ class DirectoryStore:
 
     def _put_immutable(self, path: Path, data: bytes) -> None:
         try:
-            if not _is_stored(path, data):
-                with self._writing(path) as descriptor:
-                    if not _is_stored(path, data):  # another writer may have been quicker
-                        _write(descriptor, path, data)
+            if _is_stored(path, data):
+                _sync_directory(path.parent)  # whoever wrote it may have been killed before it was durable
+                return
+            with self._writing(path) as descriptor:
+                if not _is_stored(path, data):  # another writer may have been quicker
+                    _write(descriptor, path, data)
         except OSError as error:
             _refuse(error, path, "written")
 
@@ -100,16 +105,15 @@ class DirectoryStore:
     def _delete(self, path: Path) -> None:
         try:
             path.unlink()
-        except (FileNotFoundError, NotADirectoryError):
+            _sync_directory(path.parent)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             self._check_root()
             return
         except OSError as error:
             _refuse(error, path, "deleted")
-        try:
-            _sync_directory(path.parent)
-            path.parent.rmdir()  # the folder of a partial tile is of no use once it is empty
-        except OSError:
-            return
+        if path.parent != self._root:
+            with suppress(OSError):
+                path.parent.rmdir()  # the folder of a partial tile is of no use once it is empty
 
     def _names(self, folder: str) -> list[str]:
         """The names in a folder, in the order of the keys they lead to; those of folders end in a slash."""
@@ -121,7 +125,7 @@ class DirectoryStore:
             return []
         except OSError as error:
             _refuse(error, self._root / folder, "listed")
-        return sorted(name for name in names if not name.startswith("."))
+        return sorted(name for name in names if is_key(name.removesuffix("/")))  # no partial files, no lost+found
 
     def _check_root(self) -> None:
         if not self._create and not self._root.is_dir():
@@ -135,7 +139,8 @@ class DirectoryStore:
             try:
                 descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except FileNotFoundError:
-                self._make_folder(path.parent)
+                with suppress(FileNotFoundError):  # somebody who deletes may have removed a folder of it again
+                    self._make_folder(path.parent)
                 continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)

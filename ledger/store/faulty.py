@@ -84,6 +84,9 @@ class FaultyObjectStore:
     async def delete(self, key: str) -> None:
         await self._faults.write("delete", key, lambda: self._inner.delete(key))
 
+    async def purge(self, key: str) -> None:
+        await self._faults.write("purge", key, lambda: self._inner.purge(key))
+
     def list_keys(self, prefix: str) -> AsyncIterator[str]:
         return self._inner.list_keys(prefix)
 

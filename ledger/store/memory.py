@@ -17,6 +17,7 @@ from ledger.store.base import (
     StreamId,
     Tag,
     validate_key,
+    validate_prefix,
 )
 
 
@@ -40,21 +41,30 @@ class MemoryObjectStore:
 
     async def put_immutable(self, key: str, data: bytes) -> None:
         if self._objects.setdefault(validate_key(key), data) != data:
-            raise ImmutableConflict(f"{self._name}/{key} is there already with other bytes")
+            raise ImmutableConflict(
+                f"{self._name}/{key} is there already with other bytes",
+                hint="run jinshi verify: one of the two is not genuine",
+            )
 
     async def replace(self, key: str, data: bytes, *, expected: Tag | None) -> Tag:
         stored = self._objects.get(validate_key(key))
         if (None if stored is None else _tag(stored)) != expected:
-            raise CompareFailed(f"{self._name}/{key} is not what it was")
+            raise CompareFailed(
+                f"{self._name}/{key} is not what it was", hint="somebody else has written it; try again"
+            )
         self._objects[key] = data
         return _tag(data)
 
     async def delete(self, key: str) -> None:
         self._objects.pop(validate_key(key), None)
 
+    async def purge(self, key: str) -> None:
+        await self.delete(key)
+
     async def list_keys(self, prefix: str) -> AsyncIterator[str]:
-        for key in sorted(self._objects):
-            if key.startswith(prefix) and key in self._objects:
+        validate_prefix(prefix)
+        for key in sorted(key for key in self._objects if key.startswith(prefix)):
+            if key in self._objects:
                 yield key
 
 
@@ -68,7 +78,8 @@ class MemoryEntryStore:
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self._ids: dict[tuple[str, str], int] = {}
-        self._versions: dict[StreamId, int] = {}
+        self._versions: dict[StreamId, int] = {}  # the last of each stream
+        self._taken: set[tuple[StreamId, int]] = set()
         self._frontier: tuple[bytes, ...] = ()
         self._recorded_us: list[int] = []
         self._epoch = 0
@@ -89,14 +100,14 @@ class MemoryEntryStore:
         self._check_epoch(epoch)
         if len(self._rows) != expected_size:
             raise CompareFailed(f"{self.where} holds {len(self._rows)} entries, not {expected_size}")
-        ids, versions = dict(self._ids), dict(self._versions)
-        for index, row in enumerate(rows, expected_size):
-            stream = StreamId(row.source, row.subject)
-            if (row.source, row.id) in ids or row.streamversion != versions.get(stream, 0) + 1:
-                raise DuplicateKeys(f"{self.where} has {row.id!r} of {row.source} already")
-            ids[row.source, row.id] = index
-            versions[stream] = row.streamversion
-        self._ids, self._versions = ids, versions
+        ids = {(row.source, row.id): index for index, row in enumerate(rows, expected_size)}
+        taken = {(StreamId(row.source, row.subject), row.streamversion) for row in rows}
+        if min(len(ids), len(taken)) < len(rows) or ids.keys() & self._ids.keys() or taken & self._taken:
+            raise DuplicateKeys(f"{self.where}: an id or a stream version is there already")
+        self._ids |= ids
+        self._taken |= taken
+        for stream, version in taken:
+            self._versions[stream] = max(version, self._versions.get(stream, 0))
         self._rows.extend(rows)
         self._recorded_us.extend(row.recordedtime_us for row in rows)
         self._frontier = frontier
@@ -156,6 +167,8 @@ def _matches(row: Row, what: Selection) -> bool:
         and what.subject in (None, row.subject)
         and what.actor in (None, row.actor)
         and what.type in (None, row.type)
+        and (what.version_from is None or what.version_from <= row.streamversion)
+        and (what.version_until is None or row.streamversion < what.version_until)
         and (what.time_from_us is None or what.time_from_us <= row.time_us)
         and (what.time_until_us is None or row.time_us < what.time_until_us)
         and (what.recorded_until_us is None or row.recordedtime_us < what.recorded_until_us)

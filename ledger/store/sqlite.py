@@ -6,15 +6,15 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ledger.core.merkle import HASH_SIZE
 from ledger.errors import CompareFailed, DiskFull, DuplicateKeys, Fenced, InvalidRequest, StoreUnavailable
-from ledger.store.base import Head, Row, Selection, SignedCheckpoint, StoredEntry, StreamId
+from ledger.store.base import Head, Row, Selection, SignedCheckpoint, StoredEntry, StreamId, bounded
 
 T = TypeVar("T")
 
@@ -23,6 +23,7 @@ SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 10.0
 NAMES_CACHED_MAX = 10_000
 _PARAMETERS_MAX = 30_000  # SQLite allows 32,766 in a statement
+_NO_SPACE = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN")
 
 _SCHEMA = """
 CREATE TABLE entry (
@@ -46,6 +47,7 @@ CREATE TABLE checkpoint (
     origin TEXT PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL
 ) STRICT;
 """
+_IDENTITY = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 _FIND_IDS = """
 WITH wanted (source, id) AS (VALUES {})
@@ -91,6 +93,7 @@ class SqliteEntryStore:
         self._writer = writer
         self._reader = reader
         self._names: dict[str, int] = {}
+        self._closed = False
         # A connection belongs to one thread at a time; reading goes on while a commit waits for the disk.
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="sqlite-write")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="sqlite-read")
@@ -101,22 +104,26 @@ class SqliteEntryStore:
 
         Raises:
             InvalidRequest: there is none, or it is not one of ours.
-            StoreUnavailable, DiskFull: it cannot be opened or made.
+            StoreUnavailable, DiskFull: it cannot be opened or made, or it is damaged.
         """
         return await asyncio.to_thread(cls._open, path, create)
 
     @classmethod
     def _open(cls, path: Path, create: bool) -> SqliteEntryStore:
-        if not create and not path.is_file():
-            raise InvalidRequest(f"{path} is not there", hint="name a ledger's directory, or restore it from a site")
-        with _errors(path):
+        with _errors(path), ExitStack() as opened:
+            if not create and not path.is_file():
+                raise InvalidRequest(
+                    f"{path} is not there", hint="name a ledger's directory, or restore it from a site"
+                )
             writer = _connect(path)
-            try:
-                _prepare(path, writer, create)
-                return cls(path, writer, _connect(path))
-            except BaseException:
-                writer.close()
-                raise
+            opened.callback(writer.close)
+            _prepare(path, writer, create)
+            reader = _connect(path)
+            opened.callback(reader.close)
+            _use_write_ahead_log(path, reader)
+            store = cls(path, writer, reader)
+            opened.pop_all()
+            return store
 
     @property
     def where(self) -> str:
@@ -139,11 +146,11 @@ class SqliteEntryStore:
 
     async def read(self, start: int, limit: int) -> Sequence[StoredEntry]:
         sql = "SELECT position, data FROM entry WHERE position >= ? AND position < ? ORDER BY position"
-        rows = await self._read(lambda db: db.execute(sql, (start, start + limit)).fetchall())
+        rows = await self._read(lambda db: db.execute(sql, (bounded(start), bounded(start + limit))).fetchall())
         return [StoredEntry(position, data) for position, data in rows]
 
     async def rows(self, start: int, limit: int) -> Sequence[Row]:
-        rows = await self._read(lambda db: db.execute(_ROWS, (start, start + limit)).fetchall())
+        rows = await self._read(lambda db: db.execute(_ROWS, (bounded(start), bounded(start + limit))).fetchall())
         return [Row(*row) for row in rows]
 
     async def select(self, what: Selection, *, limit: int) -> Sequence[StoredEntry]:
@@ -161,10 +168,15 @@ class SqliteEntryStore:
         await self._write(partial(self._record_checkpoint, checkpoint, expected_size, epoch))
 
     async def close(self) -> None:
-        await self._write(self._writer.close)
-        await self._read(lambda db: db.close())
-        self._writing.shutdown()
-        self._reading.shutdown()
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._read(lambda db: db.close())
+        finally:
+            await self._write(self._writer.close)
+            self._writing.shutdown()
+            self._reading.shutdown()
 
     # -- on the writing connection --
 
@@ -191,16 +203,18 @@ class SqliteEntryStore:
             raise
 
     def _head(self) -> Head:
-        size, frontier, recorded_us, epoch = self._writer.execute(
-            "SELECT size, frontier, recorded_us, epoch FROM head"
-        ).fetchone()
+        size, frontier, recorded_us, epoch = _one(
+            self._writer.execute("SELECT size, frontier, recorded_us, epoch FROM head")
+        )
+        if len(frontier) != size.bit_count() * HASH_SIZE:
+            raise _damaged(self._path, f"its head does not belong to a tree of {size} entries")
         hashes = tuple(frontier[i : i + HASH_SIZE] for i in range(0, len(frontier), HASH_SIZE))
         return Head(size, hashes, recorded_us, epoch)
 
     def _claim(self) -> int:
         with self._transaction() as db:
             db.execute("UPDATE head SET epoch = epoch + 1")
-            (epoch,) = db.execute("SELECT epoch FROM head").fetchone()
+            (epoch,) = _one(db.execute("SELECT epoch FROM head"))
         return int(epoch)
 
     def _check_epoch(self, epoch: int) -> None:
@@ -246,11 +260,10 @@ class SqliteEntryStore:
                     (expected_size + len(rows), b"".join(frontier), recorded_us),
                 )
                 # Commit point: COMMIT returns when the log of this transaction is on the disk (synchronous=FULL).
-        except sqlite3.IntegrityError as error:
-            self._names.clear()
-            raise DuplicateKeys(f"{self._path}: an id or a stream version is there already") from error
-        except BaseException:
+        except BaseException as error:
             self._names.clear()  # what was interned may have been rolled back
+            if getattr(error, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_UNIQUE":
+                raise DuplicateKeys(f"{self._path}: an id or a stream version is there already") from error
             raise
 
     def _intern(self, texts: Iterable[str]) -> Mapping[str, int]:
@@ -258,7 +271,7 @@ class SqliteEntryStore:
             self._names.clear()
         for text in set(texts) - self._names.keys():
             self._writer.execute("INSERT OR IGNORE INTO name (text) VALUES (?)", (text,))
-            (number,) = self._writer.execute("SELECT number FROM name WHERE text = ?", (text,)).fetchone()
+            (number,) = _one(self._writer.execute("SELECT number FROM name WHERE text = ?", (text,)))
             self._names[text] = number
         return self._names
 
@@ -303,27 +316,34 @@ def _select(what: Selection, limit: int, db: sqlite3.Connection) -> Sequence[Sto
         f"record.source = {_NUMBERED}": what.source,
         f"record.type = {_NUMBERED}": what.type,
         f"record.actor = {_NUMBERED}": what.actor,
+        "record.version >= ?": what.version_from,
+        "record.version < ?": what.version_until,
         "record.time_us >= ?": what.time_from_us,
         "record.time_us < ?": what.time_until_us,
     }
-    conditions = {text: value for text, value in wanted.items() if value is not None}
+    conditions = {
+        text: bounded(value) if isinstance(value, int) else value for text, value in wanted.items() if value is not None
+    }
+    # Within one stream both orders are the same, and the index has its entries in this one.
+    by = "position" if what.source is None or what.subject is None else "record.version"
     sql = " ".join(
         (
             "SELECT position, data FROM record JOIN entry USING (position) WHERE",
             " AND ".join(conditions),
-            "ORDER BY position DESC LIMIT ?" if what.newest_first else "ORDER BY position LIMIT ?",
+            f"ORDER BY {by} DESC LIMIT ?" if what.newest_first else f"ORDER BY {by} LIMIT ?",
         )
     )
-    return [StoredEntry(position, data) for position, data in db.execute(sql, (*conditions.values(), limit))]
+    parameters = (*conditions.values(), bounded(limit))
+    return [StoredEntry(position, data) for position, data in db.execute(sql, parameters)]
 
 
 def _size_at(recorded_us: int, db: sqlite3.Connection) -> int:
     # Recorded time never goes back with the position, so bisection needs no index of its own.
-    (count,) = db.execute("SELECT size FROM head").fetchone()
+    (count,) = _one(db.execute("SELECT size FROM head"))
     low, high = 0, count
     while low < high:
         middle = (low + high) // 2
-        (found,) = db.execute("SELECT recorded_us FROM record WHERE position = ?", (middle,)).fetchone()
+        (found,) = _one(db.execute("SELECT recorded_us FROM record WHERE position = ?", (middle,)))
         if found <= recorded_us:
             low = middle + 1
         else:
@@ -331,45 +351,85 @@ def _size_at(recorded_us: int, db: sqlite3.Connection) -> int:
     return low
 
 
-# -- opening --
+# -- opening, and what can go wrong --
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    return db
+    return sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
 
 
 def _prepare(path: Path, db: sqlite3.Connection, create: bool) -> None:
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not tables and create:
-        db.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
-            f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
-        return
+    """Make sure that it is a store of ours; nothing is written into what is not."""
+    if create and _is_empty(db):
+        db.execute("BEGIN IMMEDIATE")
+        if _is_empty(db):  # another process may have been quicker
+            for statement in (*_SCHEMA.split(";\n"), *_IDENTITY):
+                db.execute(statement)
+        db.execute("COMMIT")
+    (application,) = _one(db.execute("PRAGMA application_id"))
+    (version,) = _one(db.execute("PRAGMA user_version"))
     if application != APPLICATION_ID:
         raise InvalidRequest(f"{path} is no ledger's store", hint="name a ledger's directory")
     if version != SCHEMA_VERSION:
-        raise InvalidRequest(f"{path} has schema {version}; this jinshi reads {SCHEMA_VERSION}", hint="use a newer one")
+        raise InvalidRequest(
+            f"{path} has schema {version}; this jinshi reads {SCHEMA_VERSION}", hint="use the jinshi that wrote it"
+        )
+    _use_write_ahead_log(path, db)
+
+
+def _is_empty(db: sqlite3.Connection) -> bool:
+    (objects,) = _one(db.execute("SELECT count(*) FROM sqlite_master"))
+    return bool(objects == 0)
+
+
+def _use_write_ahead_log(path: Path, db: sqlite3.Connection) -> None:
+    """Readers go on beside the writer; a commit is durable when it returns. Raises StoreUnavailable."""
+    (mode,) = _one(db.execute("PRAGMA journal_mode = WAL"))
+    if mode != "wal":  # its index is shared memory, which network file systems do not have
+        raise StoreUnavailable(f"{path} cannot have a write-ahead log there", hint="keep the ledger on a local disk")
+    db.execute("PRAGMA synchronous = FULL")
+
+
+def _one(found: sqlite3.Cursor) -> Any:
+    """The only row. Raises sqlite3.DatabaseError: there is none, although every store of ours has it."""
+    row = found.fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("a row that every ledger's store has is missing")
+    return row
+
+
+def _damaged(path: Path, what: object) -> StoreUnavailable:
+    return StoreUnavailable(f"{path} is damaged ({what})", hint="restore the ledger from a site")
 
 
 @contextmanager
 def _errors(path: Path) -> Iterator[None]:
-    """Translate what SQLite reports. Raises DiskFull, StoreUnavailable."""
+    """Translate what SQLite and the operating system report. Raises DiskFull, StoreUnavailable, InvalidRequest."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.IntegrityError):
-            raise
-        name = getattr(error, "sqlite_errorname", "") or ""
-        if name == "SQLITE_FULL":
-            raise DiskFull(f"{path}: no space is left", hint="free space, then run it again") from error
-        if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-            raise StoreUnavailable(f"{path} is damaged ({error})", hint="restore the ledger from a site") from error
+    except sqlite3.Error as error:
+        raise _translated(path, error) from error
+    except UnicodeEncodeError as error:  # half a surrogate pair, as undecodable arguments of a command have
+        raise InvalidRequest(f"{error.object!r} is not text that can be recorded", hint="give it in UTF-8") from error
+    except OSError as error:
         raise StoreUnavailable(
-            f"{path} cannot be used ({error})", hint="check permissions and the disk, then run it again"
+            f"{path} cannot be used ({error.strerror})", hint="check permissions and mounts, then run it again"
         ) from error
+
+
+def _translated(path: Path, error: sqlite3.Error) -> StoreUnavailable:
+    name = getattr(error, "sqlite_errorname", None) or ""
+    if name.startswith(_NO_SPACE):
+        return DiskFull(f"{path}: no space is left", hint="free space, then run it again")
+    if name.startswith("SQLITE_NOTADB"):
+        return StoreUnavailable(
+            f"{path} is no ledger's store, or its beginning is damaged",
+            hint="name a ledger's directory, or restore the ledger from a site",
+        )
+    if name.startswith("SQLITE_CORRUPT") or type(error) is sqlite3.DatabaseError:
+        return _damaged(path, error)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StoreUnavailable(f"{path} is being written by another process", hint="wait until it has finished")
+    return StoreUnavailable(
+        f"{path} cannot be used ({error})", hint="check permissions and the disk, then run it again"
+    )

@@ -26,12 +26,14 @@ from ledger.core.checkpoint import parse_checkpoint_text
 from ledger.core.cosignature import cosigned_message, timestamped_signature
 from ledger.core.encoding import decode_base64, encode_base64
 from ledger.core.note import SITE_CONTEXT, SignatureType, VerifierKey, parse_vkey
-from ledger.errors import DiskFull, InvalidRequest, StoreUnavailable, Tampered
+from ledger.errors import DiskFull, InvalidRequest, Malformed, StoreUnavailable, Tampered
 from ledger.keyring import RecoveryKey, generate_recovery_key
 
 FORMAT: Final = 1
 WORK_FACTOR: Final = 17
 """scrypt's N is 2 to this power: 128 MiB and about half a second."""
+WORK_FACTOR_MAX: Final = 20
+"""What a key file may ask for: 1 GiB."""
 
 _LOG: Final = "log"
 _MIRROR: Final = "mirror"
@@ -95,7 +97,7 @@ def import_log_key(
 ) -> LogSigner:
     """Keep an existing signing key (32 bytes) of the log `origin`. Raises as `create_log_key`."""
     signer = _log_signer(origin, private)
-    _write(path, _LOG, signer.vkey, private, passphrase, work_factor)
+    write_key_file(path, _LOG, signer.vkey, private, passphrase, work_factor)
     return signer
 
 
@@ -103,19 +105,25 @@ def create_mirror_key(path: Path, name: str, passphrase: str, *, work_factor: in
     """A new cosigning key under `name`. Raises as `create_log_key`."""
     seed = secrets.token_bytes(32)
     cosigner = _mirror_cosigner(name, seed)
-    _write(path, _MIRROR, cosigner.vkey, seed, passphrase, work_factor)
+    write_key_file(path, _MIRROR, cosigner.vkey, seed, passphrase, work_factor)
     return cosigner
 
 
 def create_recovery_key(path: Path, passphrase: str, *, work_factor: int = WORK_FACTOR) -> RecoveryKey:
     """A new offline recovery key. Raises as `create_log_key`."""
     key = generate_recovery_key()
-    _write(path, _RECOVERY, encode_base64(key.public), key.private, passphrase, work_factor)
+    write_key_file(path, _RECOVERY, encode_base64(key.public), key.private, passphrase, work_factor)
     return key
 
 
 def load(path: Path, passphrase: str) -> Key:
-    """The key in a file.
+    """The key in a file. Raises as `read_key_file`."""
+    kind, public, private = read_key_file(path, passphrase)
+    return _key(path, kind, public, private)
+
+
+def read_key_file(path: Path, passphrase: str) -> tuple[str, str, bytes]:
+    """(kind, public part, private key) in a key file of whatever kind.
 
     Raises:
         InvalidRequest: there is no such file, or the passphrase is wrong.
@@ -134,25 +142,31 @@ def load(path: Path, passphrase: str) -> Key:
     try:
         value = json.loads(data)
         clear = {name: value[name] for name in ("format", "kind", "public", "kdf", "salt", "work_factor")}
-        if clear["format"] != FORMAT or clear["kdf"] != "scrypt" or not 1 <= int(clear["work_factor"]) <= 24:
+        work_factor = clear["work_factor"]
+        if clear["format"] != FORMAT or clear["kdf"] != "scrypt" or type(work_factor) is not int:
             raise ValueError("its format is unknown")
-        salt, nonce, sealed = (decode_base64(value[name]) for name in ("salt", "nonce", "private"))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if not 1 <= work_factor <= WORK_FACTOR_MAX:
+            raise ValueError(f"a work factor of {work_factor} would take more memory than there is")
+        salt, nonce, sealed = (decode_base64(str(value[name])) for name in ("salt", "nonce", "private"))
+        bound = canonicalize(clear)
+    except (ValueError, KeyError, TypeError, RecursionError, Malformed) as error:
         raise Tampered(f"the key file {path} is damaged ({error})", hint="restore it from a copy") from error
-    cipher = AESGCM(_derive(passphrase, salt, clear["work_factor"]))
+    cipher = AESGCM(_derive(passphrase, salt, work_factor))
     try:
-        private = cipher.decrypt(nonce, sealed, canonicalize(clear))
+        private = cipher.decrypt(nonce, sealed, bound)
     except (InvalidTag, ValueError) as error:
         raise InvalidRequest(
             f"the key file {path} does not open", hint="the passphrase is wrong, or the file was edited"
         ) from error
-    return _key(path, str(clear["kind"]), str(clear["public"]), private)
+    return str(clear["kind"]), str(clear["public"]), private
 
 
 def _key(path: Path, kind: str, public: str, private: bytes) -> Key:
     key: Key
     if kind == _RECOVERY:
         return RecoveryKey(private, decode_base64(public))
+    if kind not in (_LOG, _MIRROR):
+        raise InvalidRequest(f"the key file {path} holds a key of another kind ({kind[:40]})", hint="name another file")
     name = parse_vkey(public).name
     key = _log_signer(name, private) if kind == _LOG else _mirror_cosigner(name, private)
     if key.vkey != public:
@@ -175,7 +189,8 @@ def _derive(passphrase: str, salt: bytes, work_factor: int) -> bytes:
     return Scrypt(salt=salt, length=32, n=1 << work_factor, r=8, p=1).derive(passphrase.encode("utf-8"))
 
 
-def _write(path: Path, kind: str, public: str, private: bytes, passphrase: str, work_factor: int) -> None:
+def write_key_file(path: Path, kind: str, public: str, private: bytes, passphrase: str, work_factor: int) -> None:
+    """A new key file, whole and durable or not there at all. Raises as `create_log_key`."""
     salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
     clear: dict[str, JsonValue] = {
         "format": FORMAT,
@@ -215,4 +230,7 @@ def _write_new(path: Path, data: bytes) -> None:
         ) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise (DiskFull if full else StoreUnavailable)(f"{path} cannot be written ({error.strerror})") from error
+        raise (DiskFull if full else StoreUnavailable)(
+            f"{path} cannot be written ({error.strerror})",
+            hint="free space, then run it again" if full else "check permissions, or choose another place",
+        ) from error

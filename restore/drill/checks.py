@@ -5,12 +5,16 @@ A check returns what it saw, in words, or raises: `CheckFailed`, or whatever err
 
 from __future__ import annotations
 
-from ledger.capture.exporter import check_editions, registers
+from itertools import zip_longest
+
+from ledger.capture.exporter import rebuild_editions, registers
+from ledger.capture.importer import CLEAR
 from ledger.core.acts import acts_source
 from ledger.core.entry import Event
 from ledger.errors import CheckFailed, Tampered
 from ledger.protocols import Clock
 from ledger.reader import Reader
+from ledger.sealing import Opener
 from ledger.sequencer import Sequencer
 from ledger.store.base import EntryStore
 
@@ -32,8 +36,8 @@ async def check_identical(primary: EntryStore, restored: EntryStore) -> str:
     for start in range(0, size, PAGE_ROWS):
         limit = min(PAGE_ROWS, size - start)
         ours, theirs = await primary.rows(start, limit), await restored.rows(start, limit)
-        for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-            if one != other:
+        for number, (one, other) in enumerate(zip_longest(ours, theirs)):
+            if one is None or one != other:
                 raise Tampered(
                     f"entry {start + number} differs between {primary.where} and the copy",
                     hint="run jinshi verify to see which of the two is not genuine",
@@ -41,11 +45,34 @@ async def check_identical(primary: EntryStore, restored: EntryStore) -> str:
     return f"{size} entries are the primary's, byte for byte"
 
 
-async def check_registers(restored: Reader) -> str:
-    """Every edition of every register is rebuilt to its recorded digest. Raises Tampered, MalformedCsv."""
+async def check_sealed(restored: Reader, opener: Opener) -> str:
+    """Every sealed entry opens with the keys the site holds, or is erased.
+
+    Raises:
+        Tampered: what is sealed, or a key, was changed.
+        InvalidRequest, Unavailable: a key cannot be had, or the key that opens it.
+    """
+    opened = erased = 0
+    async for one in opener.readable(restored.entries()):
+        erased += one.closed is not None
+        opened += one.sealed and one.closed is None
+    gone = f"; {erased} are erased" if erased else ""
+    return f"{opened} sealed entries opened with the site's keys{gone}"
+
+
+async def check_registers(restored: Reader, opener: Opener = CLEAR) -> str:
+    """Every edition of every register is rebuilt to its recorded digest, but those that hold erased records.
+
+    Raises:
+        Tampered, MalformedCsv: one is not what was sealed.
+        InvalidRequest: a register is sealed, and its key cannot be had.
+    """
     sources = await registers(restored)
-    editions = [await check_editions(restored, source) for source in sources]
-    return f"{sum(editions)} editions of {len(sources)} registers rebuilt to their recorded digests"
+    rebuilt = [await rebuild_editions(restored, source, opener=opener) for source in sources]
+    erased = sum(one.erased for one in rebuilt)
+    gone = f"; {erased} more hold erased records and cannot be compared" if erased else ""
+    editions = sum(one.editions for one in rebuilt)
+    return f"{editions} editions of {len(sources)} registers rebuilt to their recorded digests{gone}"
 
 
 async def check_writable(restored: EntryStore, clock: Clock, origin: str) -> str:

@@ -6,13 +6,15 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from ledger.core.entry import decode_entry, event_time_us, format_time
-from ledger.errors import JinshiError, Tampered
+from ledger.errors import CheckFailed, JinshiError, Tampered
+from ledger.keyring.data import DataKeys
 from ledger.protocols import Clock
 from ledger.reader import Reader
+from ledger.sealing import Opener
 from ledger.store.base import EntryStore
 from ledger.store.memory import MemoryObjectStore
 from ledger.tasks import Report
-from restore.drill.checks import check_identical, check_limit, check_registers, check_writable
+from restore.drill.checks import check_identical, check_limit, check_registers, check_sealed, check_writable
 from restore.drill.plan import DrillPlan
 from restore.drill.report import CheckResult, DrillReport
 from restore.fetch import SiteCopy, open_site
@@ -20,9 +22,17 @@ from restore.rebuild.ledger import rebuild
 
 
 async def run_drill(
-    plan: DrillPlan, primary: EntryStore, scratch: EntryStore, clock: Clock, *, report: Report | None = None
+    plan: DrillPlan,
+    primary: EntryStore,
+    scratch: EntryStore,
+    clock: Clock,
+    *,
+    keys: DataKeys | None = None,
+    report: Report | None = None,
 ) -> DrillReport:
     """Restore from the planned site into `scratch` (empty, thrown away afterwards) and check everything.
+
+    `keys` are the data keys as that site holds them; without, whatever is sealed there fails the drill.
 
     What goes wrong is in the report, and never hidden by what comes after it: a check that could not run has failed.
 
@@ -36,23 +46,31 @@ async def run_drill(
 
     async def restored() -> str:
         nonlocal copy
-        copy = await open_site(plan.site.objects, plan.policy, plan.origin, now=clock.now())
+        copy = await open_site(plan.site.objects, plan.policy, plan.origin, now=clock.now(), mirror=plan.site.mirror)
         size = await rebuild(copy, scratch, report=report)
         return f"{size} entries verified against the cosigned checkpoint, then written"
 
     reader = Reader(scratch, MemoryObjectStore())
     await _run(results, "restore", restored)
-    if copy is not None and results[0].passed:
-        await _run(results, "identical", lambda: check_identical(primary, scratch))
-        await _run(results, "registers", lambda: check_registers(reader))
-        await _run(results, "writable", lambda: check_writable(scratch, clock, plan.origin))
+    done = results[0].passed
+    await _run(results, "identical", _if(done, lambda: check_identical(primary, scratch)))
+
+    async def sealed() -> str:
+        return await check_sealed(reader, await Opener.of(scratch, keys))
+
+    async def registers() -> str:
+        return await check_registers(reader, await Opener.of(scratch, keys))
+
+    await _run(results, "sealed", _if(done, sealed))
+    await _run(results, "registers", _if(done, registers))
+    await _run(results, "writable", _if(done, lambda: check_writable(scratch, clock, plan.origin)))
     finished = clock.now()
-    size = copy.checkpoint.size if copy is not None else 0
+    size = copy.checkpoint.size if copy is not None and done else 0  # what was not restored is lost
     rpo_s = await _age_s(primary, size, started) if size < head_size else 0.0
-    rto_s = (finished - started).total_seconds()
+    rto_s = max(0.0, (finished - started).total_seconds())
     for name, measured_s, limit_s in (("RPO", rpo_s, plan.rpo_s), ("RTO", rto_s, plan.rto_s)):
         if limit_s is not None:
-            await _run(results, name, _limit(name, measured_s, limit_s))
+            await _run(results, name, _if(done, _limit(name, measured_s, limit_s)))
     return DrillReport(
         origin=plan.origin,
         site=plan.site.name,
@@ -71,6 +89,13 @@ async def _run(results: list[CheckResult], name: str, check: Callable[[], Awaita
         results.append(CheckResult(name, True, await check()))
     except JinshiError as error:
         results.append(CheckResult(name, False, str(error), isinstance(error, Tampered)))
+
+
+def _if(restored: bool, check: Callable[[], Awaitable[str]]) -> Callable[[], Awaitable[str]]:
+    async def refuse() -> str:
+        raise CheckFailed("not run: nothing was restored")
+
+    return check if restored else refuse
 
 
 def _limit(name: str, measured_s: float, limit_s: float) -> Callable[[], Awaitable[str]]:

@@ -12,8 +12,11 @@ from ledger.store.base import EntryStore, Row
 from ledger.tasks import Report
 from ledger.verify import verify_growth
 from restore.fetch import SiteCopy
+from restore.succession import holds_succession
 
 COMMIT_ENTRIES = 4_096
+COMMIT_BYTES = 16 * 1024 * 1024
+"""A commit holds fewer of either, and one bundle (at most 16 MiB) more."""
 
 
 async def rebuild(copy: SiteCopy, store: EntryStore, *, report: Report | None = None) -> int:
@@ -29,6 +32,8 @@ async def rebuild(copy: SiteCopy, store: EntryStore, *, report: Report | None = 
     writer = _Writer(copy, store)
     await writer.start()
     head = writer.tree
+    if head.size > copy.checkpoint.size and await holds_succession(store, copy.checkpoint):
+        return copy.checkpoint.size  # an interrupted restore had come further than this
     try:
         tree = await verify_growth(
             copy.objects, (head.size, head.root()), copy.checkpoint, on_bundle=writer.take, report=report
@@ -50,6 +55,7 @@ class _Writer:
         self._copy = copy
         self._store = store
         self._rows: list[Row] = []
+        self._bytes = 0
         self._epoch = 0
         self.tree = CompactRange.empty()
 
@@ -68,7 +74,8 @@ class _Writer:
                     key=f"entry {index}",
                     hint="the log was written by something else than jinshi; keep this copy as evidence",
                 ) from error
-        if len(self._rows) >= COMMIT_ENTRIES:
+        self._bytes += sum(map(len, entries))
+        if len(self._rows) >= COMMIT_ENTRIES or self._bytes >= COMMIT_BYTES:
             await self.flush()
 
     async def flush(self) -> None:
@@ -86,4 +93,4 @@ class _Writer:
                 hint="the log was written by something else than jinshi; keep this copy as evidence",
             ) from error
         self.tree = tree
-        self._rows = []
+        self._rows, self._bytes = [], 0

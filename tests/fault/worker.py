@@ -1,152 +1,260 @@
-"""One life of a ledger's primary, mirrors and restore, as a real process that kills itself at a chosen write.
+"""Lives of one ledger's primary, mirrors and restore, as real processes that end by SIGKILL.
 
-    python tests/fault/worker.py DIR PHASE KILL_AT SIDE SEED
+    python -m tests.fault.worker DIR BASE
 
-PHASE is append, publish, replicate or restore: what is done up to there, in that order, is done in this life. At write
-number KILL_AT (counted over every store) the process sends itself SIGKILL, SIDE before or after the write; 0 never.
-Acknowledged event ids go to DIR/acknowledged, one a line, fsynced, as a caller's own books would.
+makes a ledger of BASE entries with two empty sites in DIR, then reads one life a line on stdin (a `Life` as JSON). Each
+life is a forked process, so that it costs milliseconds; this process itself never touches the ledger again. On stdout:
+
+    pid N              the life has begun
+    step PHASE WRITE   it is about to make this write
+    ack N              N more events were acknowledged and are in the caller's books (DIR/acknowledged)
+    end STATUS         it has ended, with this exit status (-9: SIGKILL)
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
+import re
 import signal
 import sys
+import traceback
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from cli.system import SystemClock, nonce
 from ledger.core.checkpoint import origin_prefix
 from ledger.core.entry import Event
-from ledger.core.note import parse_vkey
-from ledger.core.policy import make_policy
+from ledger.core.policy import Policy, make_policy
+from ledger.keyring import KEYRING
 from ledger.publisher import Publisher
-from ledger.sequencer import Sequencer
-from ledger.store.base import ObjectStore, Prefixed
+from ledger.sequencer import Recorded, Sequencer
+from ledger.store.base import EntryStore, ObjectStore, Prefixed
 from ledger.store.directory import DirectoryStore
 from ledger.store.faulty import FaultyEntryStore, FaultyObjectStore, Outcome
 from ledger.store.sqlite import SqliteEntryStore
-from pki.keystore import file as keyfile
 from replication.follower import Follower
 from replication.mirror import Mirror
 from replication.site import Site, init_site
 from restore.fetch import open_site
 from restore.rebuild.ledger import rebuild
+from tests.support.ledgers import log_signer, mirror_cosigner
 
 ORIGIN = "example.test/kill"
-PASSPHRASE = "kill loop"
+ACTOR = "local:kill"
 SITES = ("same-city", "remote")
 PHASES = ("append", "publish", "replicate", "restore")
+SIGNER = log_signer(ORIGIN)
+COSIGNERS = {name: mirror_cosigner(f"{ORIGIN}/mirror/{name}") for name in SITES}
+POLICY: Policy = make_policy(SIGNER.key, {name: cosigner.key for name, cosigner in COSIGNERS.items()}, threshold="any")
+FILL_EVENTS = 4_096
+ROUNDS_MAX = CALLERS_MAX = 3
+CALL_EVENTS_MAX = 60
+LIFE_EVENTS_MAX = ROUNDS_MAX * CALLERS_MAX * CALL_EVENTS_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One life: what is done up to `phase`, in the order of PHASES, and where it ends itself, if it does.
+
+    `write` is the name of a write as told by `step`; at its `nth` occurrence in `phase` the process sends itself
+    SIGKILL, `side` "before" or "after" the write. An empty `write`: it does not end itself. Without `appends` it only
+    finishes what earlier lives have left undone.
+    """
+
+    seed: int
+    phase: str
+    write: str = ""
+    nth: int = 1
+    side: str = "before"
+    appends: bool = True
 
 
 class KillSwitch:
-    """Counts every write of this process and ends it at the chosen one."""
+    """Tells the parent of every write, and ends this process at the chosen one."""
 
-    def __init__(self, kill_at: int, side: str) -> None:
-        self.kill_at = kill_at
-        self.side = side
-        self.writes = 0
-        self.armed = False
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._made: Counter[tuple[str, str]] = Counter()
+        self.phase = ""
 
-    def __call__(self, operation: str, key: str) -> Outcome:
-        if not self.armed:
+    def watch(self, name: str, objects: ObjectStore) -> ObjectStore:
+        """These objects, with every write counted as one of the store `name`."""
+        return FaultyObjectStore(objects, lambda operation, key: self._write(f"{name}:{operation}", key), fail=die)
+
+    def watch_entries(self, store: EntryStore) -> EntryStore:
+        """This store, with every write counted."""
+        return FaultyEntryStore(store, lambda operation, _: self._write(f"entries:{operation}", ""), fail=die)
+
+    def _write(self, operation: str, key: str) -> Outcome:
+        write = operation + (f":{kind_of(key)}" if key else "")
+        tell(f"step {self.phase} {write}")
+        self._made[self.phase, write] += 1
+        if (self.phase, write) != (self._life.phase, self._life.write) or not self.phase:
             return Outcome.PASS
-        self.writes += 1
-        if self.writes == self.kill_at and self.side == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.writes == self.kill_at:
-            return Outcome.FAIL_PERSISTED  # written; the failure that is raised next is never seen
-        return Outcome.PASS
+        if self._made[self.phase, write] != self._life.nth:
+            return Outcome.PASS
+        return Outcome.FAIL_NOT_PERSISTED if self._life.side == "before" else Outcome.FAIL_PERSISTED
+
+
+def kind_of(key: str) -> str:
+    """What sort of object a key names: the last of `keyring`, `pending`, ..., or of tiles the level and `part`."""
+    name = key.removeprefix(origin_prefix(ORIGIN))
+    tile = re.fullmatch(r"tile/(\w+)/[x0-9/]+(\.p/\d+)?", name)
+    if tile is None:
+        return name.partition("/")[0]
+    return f"tile-{tile[1]}" + ("-part" if tile[2] else "")
+
+
+def die(_operation: str) -> None:
+    """End this process as a power cut or the OOM killer would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def tell(line: str) -> None:
+    """One line to the parent, whole."""
+    os.write(1, f"{line}\n".encode())
 
 
 class Books:
-    """The caller's own record of what was acknowledged to it."""
+    """The caller's own record of what was acknowledged to it: a line for each event, with its place and leaf hash."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        whole = os.pread(self._descriptor, 1 << 30, 0).rpartition(b"\n")
+        os.ftruncate(self._descriptor, len(whole[0]) + len(whole[1]))  # a caller killed while it wrote it down
 
-    def note(self, ids: list[str]) -> None:
-        os.write(self._descriptor, "".join(f"{id_}\n" for id_ in ids).encode())
+    def note(self, events: list[Event], places: list[Recorded]) -> None:
+        pairs = zip(events, places, strict=True)
+        lines = "".join(f"{event.id} {place.index} {place.leaf_hash.hex()}\n" for event, place in pairs)
+        os.write(self._descriptor, lines.encode())
         os.fsync(self._descriptor)
+        tell(f"ack {len(events)}")
 
 
-def events_of(life: random.Random, first: int, count: int) -> list[Event]:
-    return [
-        Event(
-            id=f"e{number}",
-            source="urn:test:kill",
-            type="thing.happened.v1",
-            subject=f"s{number % 17}",
-            data=b'"%s"' % (b"x" * (number % 300)),
-        )
-        for number in range(first, first + count)
-    ]
+def event(number: int) -> Event:
+    """Event `number`, the same whenever it is sent; up to 300 bytes of data."""
+    return Event(
+        id=f"e{number}",
+        source="urn:test:kill",
+        type="thing.happened.v1",
+        subject=f"s{number % 17}",
+        data=b'"%s"' % (b"x" * (number * 7 % 300)),
+    )
 
 
-def site_at(root: Path, name: str, switch: KillSwitch) -> tuple[Site, ObjectStore]:
-    vkey = parse_vkey(keyfile.load(root / f"{name}.key", PASSPHRASE).vkey)
-    objects = FaultyObjectStore(DirectoryStore(root / "sites" / name), switch)
-    state = FaultyObjectStore(DirectoryStore(root / "mirror-state" / name), switch)
-    return Site(name, Prefixed(objects, origin_prefix(ORIGIN)), vkey), Prefixed(state, origin_prefix(ORIGIN))
+def published_in(root: Path) -> ObjectStore:
+    return DirectoryStore(root / "published", create=True)
 
 
-async def live(root: Path, phase: str, switch: KillSwitch, life: random.Random) -> None:
-    signer = keyfile.load(root / "log.key", PASSPHRASE)
-    assert isinstance(signer, keyfile.LogSigner)
-    log_key = parse_vkey(signer.vkey)
-    store = FaultyEntryStore(await SqliteEntryStore.open(root / "ledger.sqlite", create=True), switch)
-    published = Prefixed(FaultyObjectStore(DirectoryStore(root / "published"), switch), origin_prefix(ORIGIN))
-    books = Books(root / "acknowledged")
-    switch.armed = True
+def site_objects(root: Path, name: str) -> ObjectStore:
+    return DirectoryStore(root / "sites" / name, create=True)
+
+
+def mirror_state(root: Path, name: str) -> ObjectStore:
+    return DirectoryStore(root / "mirror-state" / name, create=True)
+
+
+def prefixed(objects: ObjectStore) -> Prefixed:
+    return Prefixed(objects, origin_prefix(ORIGIN))
+
+
+async def live(root: Path, life: Life) -> None:
+    """One life, from opening the store on."""
+    switch = KillSwitch(life)
+    wanted = PHASES[: PHASES.index(life.phase) + 1]
+    draw = random.Random(life.seed)
+    published = prefixed(switch.watch("published", published_in(root)))
+    switch.phase = "append"
+    store = switch.watch_entries(await SqliteEntryStore.open(root / "ledger.sqlite"))
     async with Sequencer(store, SystemClock()) as sequencer:
-        publisher = Publisher(store, published, signer, ORIGIN, epoch=sequencer.epoch)
-        first = (await store.head()).size
-        for _ in range(life.randint(1, 4)):
-            # Some ids are sent again on purpose: what was recorded must be answered, not repeated.
-            batch = events_of(life, max(0, first - life.randint(0, 20)), life.randint(1, 400))
-            recorded = await sequencer.append(batch, actor="local:kill")
-            books.note([f"{event.id} {place.index}" for event, place in zip(batch, recorded, strict=True)])
-            first = max(first, recorded[-1].index + 1)
-        if phase == "append":
-            return
-        await publisher.publish()
-        if phase == "publish":
-            return
-        for name in SITES:
-            site, state = site_at(root, name, switch)
-            cosigner = keyfile.load(root / f"{name}.key", PASSPHRASE)
-            assert isinstance(cosigner, keyfile.MirrorCosigner)
-            await Follower(published, site, ORIGIN, log_key, epoch=sequencer.epoch, nonce=nonce).run_once()
-            await Mirror(site, cosigner, log_key, ORIGIN, SystemClock(), state).advance()
-        if phase == "replicate":
-            return
-        site, _ = site_at(root, SITES[1], switch)
-        policy = make_policy(log_key, {site.name: site.mirror}, threshold="all")
-        copy = await open_site(site.objects, policy, at_least=None, newer=(), now=SystemClock().now())
-        target = FaultyEntryStore(await SqliteEntryStore.open(root / "restored.sqlite", create=True), switch)
-        await rebuild(copy, target)
-        await target.close()
+        if life.appends:
+            await append(sequencer, (await store.head()).size, Books(root / "acknowledged"), draw)
+        if "publish" in wanted:
+            switch.phase = "publish"
+            # Another key for every size, so that there is always a key to ship.
+            await published.put_immutable(f"{KEYRING}k{(await store.head()).size}", b"wrapped")
+            await Publisher(store, published, SIGNER, ORIGIN, epoch=sequencer.epoch).publish()
+        if "replicate" in wanted:
+            switch.phase = "replicate"
+            for name in SITES:
+                await replicate(root, name, published, sequencer.epoch, switch)
+    if "restore" in wanted:
+        switch.phase = "restore"
+        await restore(root, draw.choice(SITES), switch)
     await store.close()
 
 
-async def create(root: Path) -> None:
-    """Keys and empty sites, before any life begins."""
-    keyfile.create_log_key(root / "log.key", ORIGIN, PASSPHRASE, work_factor=10)
-    for name in SITES:
-        keyfile.create_mirror_key(root / f"{name}.key", f"example.test/{name}", PASSPHRASE, work_factor=10)
-        cosigner = keyfile.load(root / f"{name}.key", PASSPHRASE)
-        assert isinstance(cosigner, keyfile.MirrorCosigner)
-        site, _ = site_at(root, name, KillSwitch(0, "before"))
-        await init_site(site, ORIGIN, cosigner, now=SystemClock().now())
+async def append(sequencer: Sequencer, first: int, books: Books, draw: random.Random) -> None:
+    """Some rounds of a few callers at once. Some events are sent again: what is recorded is answered, not repeated."""
+
+    async def call(events: list[Event]) -> None:
+        books.note(events, await sequencer.append(events, actor=ACTOR))
+
+    for _ in range(draw.randint(1, ROUNDS_MAX)):
+        calls = []
+        for _ in range(draw.randint(1, CALLERS_MAX)):
+            start, stop = max(0, first - draw.randint(0, 20)), first + draw.randint(1, CALL_EVENTS_MAX)
+            calls.append(call([event(number) for number in range(start, stop)]))
+            first = stop
+        await asyncio.gather(*calls)
+
+
+async def replicate(root: Path, name: str, published: ObjectStore, epoch: int, switch: KillSwitch) -> None:
+    cosigner = COSIGNERS[name]
+    site = Site(name, prefixed(switch.watch("site", site_objects(root, name))), cosigner.key)
+    state = prefixed(switch.watch("mirror", mirror_state(root, name)))
+    await Follower(published, site, ORIGIN, SIGNER.key, epoch=epoch, nonce=nonce).run_once()
+    await Mirror(site, cosigner, SIGNER.key, ORIGIN, SystemClock(), state).advance()
+
+
+async def restore(root: Path, name: str, switch: KillSwitch) -> None:
+    """Carry on with the restored store that is there, as `jinshi restore ledger` does with its staging directory."""
+    copy = await open_site(prefixed(site_objects(root, name)), POLICY, ORIGIN, now=SystemClock().now())
+    target = switch.watch_entries(await SqliteEntryStore.open(root / "restored.sqlite", create=True))
+    if (await target.head()).size <= copy.checkpoint.size:  # else an earlier life took it from the other site
+        await rebuild(copy, target)
+    await target.close()
+
+
+async def create(root: Path, base: int) -> None:
+    """A ledger of `base` entries and empty sites, before any life begins."""
+    store = await SqliteEntryStore.open(root / "ledger.sqlite", create=True)
+    async with Sequencer(store, SystemClock()) as sequencer:
+        for first in range(0, base, FILL_EVENTS):
+            events = [event(number) for number in range(first, min(base, first + FILL_EVENTS))]
+            await sequencer.append(events, actor=ACTOR)
+    await store.close()
+    for name, cosigner in COSIGNERS.items():
+        site = Site(name, prefixed(site_objects(root, name)), cosigner.key)
+        await init_site(site, cosigner, ORIGIN, now=SystemClock().now())
+
+
+def run(root: Path, life: Life) -> int:
+    """One life, in a process of its own; the exit status."""
+    tell(f"pid {os.getpid()}")
+    try:
+        asyncio.run(live(root, life))
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def main() -> None:
-    root, phase, kill_at, side, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
-    switch = KillSwitch(kill_at, side)
-    life = random.Random(seed)
-    asyncio.run(live(root, phase, switch, life))
-    print(switch.writes)
+    root, base = Path(sys.argv[1]), int(sys.argv[2])
+    asyncio.run(create(root, base))
+    tell("ready")
+    for line in sys.stdin:
+        life = Life(**json.loads(line))
+        pid = os.fork()
+        if not pid:
+            os._exit(run(root, life))
+        _, status = os.waitpid(pid, 0)
+        tell(f"end {os.waitstatus_to_exitcode(status)}")
 
 
 if __name__ == "__main__":

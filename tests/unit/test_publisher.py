@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from ledger.core.entry import Event
 from ledger.core.merkle import CompactRange, leaf_hash, root_hash, verify_consistency, verify_inclusion
 from ledger.core.note import parse_vkey, verify_signature
 from ledger.core.tiles import decode_bundle, decode_tile, tiles_of
-from ledger.errors import Fenced, Forked, StoreUnavailable, Tampered
+from ledger.errors import Fenced, Forked, RolledBack, StoreUnavailable, Tampered
 from ledger.publisher import Publisher
 from ledger.reader import Reader
 from ledger.sequencer import Sequencer
@@ -173,3 +174,61 @@ async def test_a_fenced_publisher_shows_nothing(signer: LogSigner) -> None:
     with pytest.raises(Fenced):
         await Publisher(store, objects, signer, ORIGIN, epoch=epoch).publish()
     assert [key async for key in objects.list_keys(CHECKPOINT)] == []
+
+
+async def test_an_empty_log_is_published_and_grown_from(signer: LogSigner) -> None:
+    store, objects = MemoryEntryStore(), MemoryObjectStore()
+    epoch = await grow(store, 0)
+    assert (await Publisher(store, objects, signer, ORIGIN, epoch=epoch).publish()).size == 0
+    epoch = await grow(store, 300)
+    assert (await Publisher(store, objects, signer, ORIGIN, epoch=epoch).publish()).size == 300
+    await assert_published(store, objects, signer)
+
+
+@pytest.mark.parametrize("index", [256, 299])
+async def test_an_entry_damaged_after_it_was_signed_for_is_not_published_once_more(
+    signer: LogSigner, index: int
+) -> None:
+    """The right edge's entries go into the next bundle again: they must still be those that were signed for."""
+    store, objects = MemoryEntryStore(), MemoryObjectStore()
+    epoch = await grow(store, 300)
+    await Publisher(store, objects, signer, ORIGIN, epoch=epoch).publish()
+    before = dict(objects._objects)
+    store._rows[index] = replace(store._rows[index], entry=store._rows[index].entry.replace(b"thing", b"THING") + b" ")
+    epoch = await grow(store, 10)
+    with pytest.raises(Tampered, match="entries 256 to 299 are not those that were signed for"):
+        await Publisher(store, objects, signer, ORIGIN, epoch=epoch).publish()
+    assert objects._objects == before
+
+
+async def test_a_store_older_than_what_it_published_is_told_from_a_fork(signer: LogSigner) -> None:
+    old, objects = MemoryEntryStore(), MemoryObjectStore()
+    epoch = await grow(old, 10)
+    await Publisher(old, objects, signer, ORIGIN, epoch=epoch).publish()
+    last = await old.last_checkpoint(ORIGIN)
+    assert last is not None
+    await Publisher(old, objects, signer, ORIGIN, epoch=await grow(old, 10)).publish()
+    before = dict(objects._objects)
+    restored = MemoryEntryStore()  # from yesterday's backup
+    epoch = await grow(restored, 10)
+    await restored.record_checkpoint(last, expected_size=None, epoch=epoch)
+    await grow(restored, 30)
+    with pytest.raises(RolledBack, match=r"ends at size 10, but size 20 has been published; the store is an older"):
+        await Publisher(restored, objects, signer, ORIGIN, epoch=await restored.claim()).publish()
+    assert objects._objects == before
+
+
+@pytest.mark.parametrize("path", ["tile/0/001.p/44", "tile/1/000.p/1"])
+@pytest.mark.parametrize("data", [None, b"", b"short", b"x" * 32 * 45], ids=["missing", "empty", "short", "long"])
+async def test_a_tile_of_the_wrong_length_is_named(signer: LogSigner, path: str, data: bytes | None) -> None:
+    store, objects = MemoryEntryStore(), MemoryObjectStore()
+    epoch = await grow(store, 300)
+    await Publisher(store, objects, signer, ORIGIN, epoch=epoch).publish()
+    await objects.delete(path)
+    if data is not None:
+        await objects.put_immutable(path, data)
+    epoch = await grow(store, 1)
+    with pytest.raises(Tampered, match=path) as named:
+        await Publisher(store, objects, signer, ORIGIN, epoch=epoch).publish()
+    assert named.value.key == path
+    assert named.value.hint

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 
 from ledger.core.entry import Event, decode_entry
 from ledger.core.merkle import CompactRange, root_hash
 from ledger.errors import EntryTooLarge, Fenced, IdConflict, InvalidRequest, Pushback, StoreUnavailable, VersionConflict
-from ledger.sequencer import Sequencer, SequencerLimits
+from ledger.sequencer import Recorded, Sequencer, SequencerLimits
+from ledger.store.base import Head, Row
 from ledger.store.faulty import FaultyEntryStore, Outcome
 from ledger.store.memory import MemoryEntryStore
 
@@ -187,3 +190,144 @@ async def test_more_streams_than_the_cache_holds_keep_their_versions() -> None:
             for stream in range(10):
                 recorded = await sequencer.append([event(round_ * 10 + stream, subject=f"s{stream}")], actor=ACTOR)
                 assert recorded[0].streamversion == round_ + 1
+
+
+# -- group commit, back-pressure and callers that leave -----------------------------------------------------------
+
+
+class GatedStore(MemoryEntryStore):
+    """Counts its commits; each waits until `gate` is open, as for a slow disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.committing = asyncio.Event()
+        self.sizes: list[int] = []
+
+    async def commit(self, rows: Sequence[Row], *, expected_size: int, frontier: tuple[bytes, ...], epoch: int) -> None:
+        self.sizes.append(len(rows))
+        self.committing.set()
+        await self.gate.wait()
+        await super().commit(rows, expected_size=expected_size, frontier=frontier, epoch=epoch)
+
+
+async def test_callers_that_wait_together_share_one_transaction() -> None:
+    store = GatedStore()
+    async with Sequencer(store, StepClock(), limits=SequencerLimits(commit_entries_max=100)) as sequencer:
+        first = asyncio.create_task(sequencer.append([event(0)], actor=ACTOR))
+        await store.committing.wait()
+        waiting = [asyncio.create_task(sequencer.append([event(n)], actor=ACTOR)) for n in range(1, 251)]
+        await asyncio.sleep(0)
+        store.gate.set()
+        await asyncio.gather(first, *waiting)
+    assert store.sizes == [1, 100, 100, 50]
+
+
+async def test_a_pool_full_of_bytes_pushes_back_and_one_call_always_fits_an_empty_pool() -> None:
+    store = GatedStore()
+    data = b'"' + b"x" * 998 + b'"'
+    async with Sequencer(store, StepClock(), limits=SequencerLimits(pool_bytes_max=2_500)) as sequencer:
+        taken = asyncio.create_task(sequencer.append([event(n, data=data) for n in range(5)], actor=ACTOR))
+        await store.committing.wait()
+        waiting = [asyncio.create_task(sequencer.append([event(n, data=data)], actor=ACTOR)) for n in range(5, 9)]
+        await asyncio.sleep(0)
+        assert [task.done() for task in waiting] == [False, False, True, True]
+        for task in waiting[2:]:
+            with pytest.raises(Pushback, match="2 events wait to be committed"):
+                await task
+        store.gate.set()
+        await asyncio.gather(taken, *waiting[:2])
+        assert len(await sequencer.append([event(n, data=data) for n in range(20, 30)], actor=ACTOR)) == 10
+    assert (await store.head()).size == 17
+
+
+async def test_callers_who_leave_the_pool_are_not_recorded_and_give_back_their_room() -> None:
+    store = GatedStore()
+    async with Sequencer(store, StepClock(), limits=SequencerLimits(pool_entries_max=3)) as sequencer:
+        first = asyncio.create_task(sequencer.append([event(0)], actor=ACTOR))
+        await store.committing.wait()
+        leaving = [asyncio.create_task(sequencer.append([event(n)], actor=ACTOR)) for n in range(1, 4)]
+        await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+        store.gate.set()
+        await first
+        await asyncio.gather(*leaving, return_exceptions=True)
+        staying = [sequencer.append([event(n)], actor=ACTOR) for n in range(4, 7)]
+        assert [answer[0].index for answer in await asyncio.gather(*staying)] == [1, 2, 3]
+    assert [decode_entry(data).event.id for data in await entries_of(store)] == ["e0", "e4", "e5", "e6"]
+
+
+async def test_a_caller_who_leaves_during_the_commit_finds_the_event_recorded_once() -> None:
+    store = GatedStore()
+    async with Sequencer(store, StepClock()) as sequencer:
+        leaving = asyncio.create_task(sequencer.append([event(0)], actor=ACTOR))
+        await store.committing.wait()
+        leaving.cancel()
+        store.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        again = await sequencer.append([event(0), event(1)], actor=ACTOR)
+    assert [(recorded.index, recorded.duplicate) for recorded in again] == [(0, True), (1, False)]
+
+
+# -- a store that fails at random ---------------------------------------------------------------------------------
+
+
+class UnsureStore(MemoryEntryStore):
+    """Commits fail before or after they are stored, and so does finding out which it was."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self.random = random
+        self.healthy = False
+
+    def _fail(self, chance: float) -> None:
+        if not self.healthy and self.random.random() < chance:
+            raise StoreUnavailable("the line is down")
+
+    async def head(self) -> Head:
+        self._fail(0.3)
+        return await super().head()
+
+    async def commit(self, rows: Sequence[Row], *, expected_size: int, frontier: tuple[bytes, ...], epoch: int) -> None:
+        self._fail(0.3)
+        await super().commit(rows, expected_size=expected_size, frontier=frontier, epoch=epoch)
+        self._fail(0.3)
+
+
+async def persist(sequencer: Sequencer, events: list[Event], version: int | None = None) -> list[Recorded]:
+    """Append as a caller should: again, until it is acknowledged."""
+    while True:
+        try:
+            return await sequencer.append(events, actor=ACTOR, expected_version=version)
+        except StoreUnavailable:
+            continue
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_outcomes_nobody_knows_never_lose_nor_repeat_an_event(seed: int) -> None:
+    store = UnsureStore(Random(seed))
+    async with Sequencer(store, StepClock(), limits=SequencerLimits(commit_entries_max=16)) as sequencer:
+
+        async def chain() -> None:
+            """A stream whose every event expects the version before it."""
+            for version in range(15):
+                await persist(sequencer, [event(1_000 + version, subject="chain")], version)
+
+        batches = [[event(n, subject=f"s{n % 5}") for n in range(first, first + 3)] for first in range(0, 120, 3)]
+        answers = await asyncio.gather(*(persist(sequencer, batch) for batch in batches), chain())
+        store.healthy = True
+    recorded = [decode_entry(data) for data in await entries_of(store)]
+    ids = [entry.event.id for entry in recorded]
+    assert sorted(ids) == sorted([f"e{n}" for n in range(120)] + [f"e{1_000 + n}" for n in range(15)]), f"{seed=}"
+    for batch, answer in zip(batches, answers, strict=False):
+        assert answer is not None
+        indexes = [one.index for one in answer]
+        assert [ids[index] for index in indexes] == [one.id for one in batch]
+        assert indexes == list(range(indexes[0], indexes[0] + 3)), "a call stays together"
+    chained = [entry for entry in recorded if entry.event.subject == "chain"]
+    assert [entry.streamversion for entry in chained] == list(range(1, 16))
+    assert [entry.event.id for entry in chained] == [f"e{1_000 + n}" for n in range(15)]
+    head, hashes = await store.head(), [row.leaf_hash for row in await store.rows(0, 1_000)]
+    assert CompactRange(head.size, head.frontier).root() == root_hash(hashes)

@@ -1,11 +1,10 @@
-"""Keys wrapped to the offline recovery key, as they lie in `keyring/` at every site. Unwrapping needs the custodians.
+"""The offline recovery key, to which every key of a ledger is wrapped. Unwrapping needs the custodians.
 
-The recovery key is hybrid (ML-KEM-768 and X25519), so that copies kept for decades stay closed.
+It is hybrid (ML-KEM-768 and X25519), so that copies kept for decades stay closed.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,16 +20,12 @@ from cryptography.hazmat.primitives.hpke import (
     Suite,
 )
 
-from ledger.core.canonical import JsonValue, canonicalize, parse_json
-from ledger.core.encoding import decode_base64, encode_base64
-from ledger.errors import InvalidRequest, Malformed, Tampered
+from ledger.errors import InvalidRequest, Tampered
 
-KEYRING = "keyring/"
 FORMAT: Final = 1
 _SEED_SIZE = 64
 _ML_KEM_PUBLIC_SIZE = 1184
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
-_LOG_SIGNING: Final = "log signing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,38 +75,3 @@ def open_from_recovery(private: bytes, wrapped: bytes, *, context: bytes) -> byt
         raise Tampered(
             "the wrapped key does not open with this recovery key", hint="use the recovery key of this ledger"
         ) from error
-
-
-def log_keyid(vkey: str) -> str:
-    """Under which name the log key with this verifier key is kept."""
-    return f"log-{hashlib.sha256(vkey.encode()).hexdigest()[:16]}"
-
-
-def _clear(vkey: str, origin: str) -> dict[str, JsonValue]:
-    return {"format": FORMAT, "keyid": log_keyid(vkey), "origin": origin, "purpose": _LOG_SIGNING, "vkey": vkey}
-
-
-def keyring_object(private: bytes, vkey: str, origin: str, recovery_public: bytes) -> tuple[str, bytes]:
-    """(keyid, bytes) of the keyring object that keeps a log's signing key (docs/formats.md, section 5)."""
-    clear = _clear(vkey, origin)
-    wrapped = seal_to_recovery(recovery_public, private, context=canonicalize(clear))
-    return log_keyid(vkey), canonicalize({**clear, "recovery": encode_base64(wrapped)})
-
-
-def recover_log_key(data: bytes, vkey: str, origin: str, recovery_private: bytes) -> bytes:
-    """The log's private key out of its keyring object, with the custodians' recovery key.
-
-    Raises:
-        Tampered: it is not the keyring object of that log key, was edited, or was wrapped to another recovery key.
-    """
-    try:
-        value = parse_json(data)
-        if not isinstance(value, dict) or not isinstance(wrapped := value.pop("recovery", None), str):
-            raise Malformed("it is no keyring object")
-        sealed = decode_base64(wrapped)
-    except (Malformed, ValueError) as error:
-        raise Tampered(f"the keyring object of {origin} cannot be read ({error})") from error
-    clear = _clear(vkey, origin)
-    if value != clear:
-        raise Tampered(f"the keyring object {log_keyid(vkey)} is not that of {origin}")
-    return open_from_recovery(recovery_private, sealed, context=canonicalize(clear))

@@ -1,0 +1,136 @@
+"""POST /events: CloudEvents in any of the three modes, durable when they are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ledger.core.encoding import encode_base64
+from ledger.core.entry import Event
+from ledger.core.proof import format_receipt
+from ledger.errors import InvalidRequest, Pushback
+from ledger.http.problems import Refused, unmet
+from ledger.http.query import flag, index_of, parameters
+from ledger.http.receive import BATCH, Headers, body_size_max, header, mode_of, parse_events
+from ledger.http.service import Service, service_of
+from ledger.sequencer import Recorded
+
+EXPECTED_VERSION = "jinshi-expected-version"
+IDEMPOTENCY_KEY = "idempotency-key"
+
+_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
+
+
+async def post_events(request: Request) -> Response:
+    """Record one event or a batch; 201 when something is new, 200 when all of it was recorded before."""
+    service = service_of(request)
+    headers: Headers = request.scope["headers"]
+    wants_receipt = flag(parameters(request, ["receipt"]), "receipt", default=_prefers_receipt(headers))
+    expected = _expected_version(headers)
+    mode = mode_of(headers)
+    body = await receive_body(request, service, body_size_max(mode, service.limits))
+    events = parse_events(mode, headers, body, service.limits)
+    _check_idempotency_key(headers, events, mode)
+    actor = service.actor_of(request.scope)
+    service.metrics.append_entries.observe(len(events))
+    # Commit point: what append returns is durable; a caller that never hears of it repeats the call, safely.
+    try:
+        places = await service.sequencer.append(events, actor=actor, expected_version=expected)
+    except InvalidRequest as error:  # such as an expected version with events of several streams
+        raise unmet(error.what, hint=error.hint) from error
+    new = sum(not place.duplicate for place in places)
+    service.metrics.entries.inc(new)
+    service.metrics.duplicates.inc(len(places) - new)
+    receipts = await _receipts(service, places) if wants_receipt else [None] * len(places)
+    answers = [_answer(place, receipt) for place, receipt in zip(places, receipts, strict=True)]
+    location = {} if mode == BATCH else {"location": f"/events/{places[0].index}"}
+    return Response(
+        json.dumps({"events": answers} if mode == BATCH else answers[0], separators=(",", ":")),
+        201 if new else 200,
+        {"cache-control": "no-store", **location},
+        "application/json",
+    )
+
+
+async def receive_body(request: Request, service: Service, size_max: int) -> bytes:
+    """The body of a request, within its bounds.
+
+    Raises:
+        Refused: it is larger than `size_max` (413), or does not arrive in time (408).
+        Pushback: too much is being received at once.
+        ClientDisconnect: the caller has gone.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(service.limits.body_timeout_s):
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > size_max:
+                    raise Refused(413, "body-too-large", f"the body has more than {size_max} bytes", hint="send less")
+                if service.bodies_size + len(chunk) > service.limits.bodies_size_max:
+                    raise Pushback("too many bodies are being received", retry_after_s=service.limits.retry_after_s)
+                service.bodies_size += len(chunk)
+                body += chunk
+    except TimeoutError as error:
+        raise Refused(
+            408,
+            "body-too-slow",
+            f"the body did not arrive within {service.limits.body_timeout_s:g} s",
+            hint="nothing was recorded; send it again",
+            headers={"connection": "close"},
+        ) from error
+    finally:
+        service.bodies_size -= len(body)
+    return bytes(body)
+
+
+def _prefers_receipt(headers: Headers) -> bool:
+    """`Prefer: receipt` (RFC 7240)."""
+    values = [value.decode("latin-1") for name, value in headers if name == b"prefer"]
+    return any(one.partition(";")[0].strip().lower() == "receipt" for value in values for one in value.split(","))
+
+
+def _expected_version(headers: Headers) -> int | None:
+    value = header(headers, EXPECTED_VERSION.encode())
+    return None if value is None else index_of(value, "Jinshi-Expected-Version")
+
+
+def _check_idempotency_key(headers: Headers, events: Sequence[Event], mode: str) -> None:
+    """Idempotency goes by (source, id); the header may repeat the id of a single event, and names a batch."""
+    key = header(headers, IDEMPOTENCY_KEY.encode())
+    if key is None:
+        return
+    if (quoted := _QUOTED.fullmatch(key)) is not None:
+        key = quoted[1].replace('\\"', '"').replace("\\\\", "\\")
+    if not key or len(key) > 255:
+        raise InvalidRequest("the Idempotency-Key is empty or longer than 255 characters")
+    if mode != BATCH and key != events[0].id:
+        raise unmet(
+            f"the Idempotency-Key is {key!r}, but the event's id is {events[0].id!r}",
+            hint="an event's idempotency key is its id: send the same, or no Idempotency-Key",
+        )
+
+
+async def _receipts(service: Service, places: Sequence[Recorded]) -> list[str | None]:
+    if not places:
+        return []
+    await service.publishing.until_published(max(place.index for place in places))
+    checkpoint = await service.reader.published()
+    return [format_receipt(await service.reader.prove(place.index, checkpoint)).decode() for place in places]
+
+
+def _answer(place: Recorded, receipt: str | None) -> dict[str, object]:
+    answer: dict[str, object] = {
+        "index": place.index,
+        "streamversion": place.streamversion,
+        "recordedtime": place.recordedtime,
+        "leafhash": encode_base64(place.leaf_hash),
+        "duplicate": place.duplicate,
+    }
+    if receipt is not None:
+        answer["receipt"] = receipt
+    return answer

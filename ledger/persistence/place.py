@@ -1,0 +1,131 @@
+"""Where an application's ledger is: read from the Environment it is given and the ledger's own `jinshi.json`."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from eventsourcing.utils import Environment
+
+from ledger.errors import InvalidRequest, LockHeld, StoreUnavailable
+from ledger.store.postgres import PostgresPlace
+
+LEDGER: Final = "JINSHI_LEDGER"
+SETTINGS: Final = "jinshi.json"
+FORMAT: Final = 1
+POSTGRES_PORT: Final = 5432
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerPlace:
+    """A ledger's directory, its origin, and its store: the SQLite file in the directory, or PostgreSQL."""
+
+    root: Path
+    origin: str
+    vkey: str
+    store: Path | PostgresPlace
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that writes."""
+        return self.root / "writer.lock"
+
+    @property
+    def published(self) -> Path:
+        """Tiles and checkpoints."""
+        return self.root / "published"
+
+
+def find_ledger(env: Environment) -> LedgerPlace:
+    """The ledger that `JINSHI_LEDGER` names; for PostgreSQL, the password is `PGPASSWORD`.
+
+    Raises:
+        InvalidRequest: none is named, or it is none, or its settings cannot be used.
+    """
+    named = env.get(LEDGER)
+    if not named:
+        raise InvalidRequest(f"{LEDGER} names no ledger", hint="set it to a directory made by: jinshi init DIR")
+    root = Path(named).resolve()
+    file = root / SETTINGS
+    try:
+        settings = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InvalidRequest(
+            f"{root} is no ledger ({SETTINGS} is not there)", hint=f"create one with: jinshi init {root}"
+        ) from error
+    except OSError as error:
+        raise InvalidRequest(f"{file} cannot be read ({error.strerror})", hint="check its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{file} is not JSON ({error})", hint="restore the file from a copy") from error
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        raise InvalidRequest(f"{file} does not have format {FORMAT}", hint="use the jinshi that wrote it")
+    origin, vkey, store = settings.get("origin"), settings.get("vkey"), settings.get("store") or "sqlite"
+    if not isinstance(origin, str) or not isinstance(vkey, str) or not isinstance(store, str):
+        raise InvalidRequest(f"{file}: 'origin', 'vkey' or 'store' is no text", hint="restore the file from a copy")
+    if store == "sqlite":
+        return LedgerPlace(root, origin, vkey, root / "ledger.sqlite")
+    return LedgerPlace(root, origin, vkey, parse_postgres(store, env.get("PGPASSWORD")))
+
+
+def parse_postgres(url: str, password: str | None) -> PostgresPlace:
+    """`postgresql://user@host:port/database?schema=name`. Raises InvalidRequest."""
+    hint = "write postgresql://user@host:port/database?schema=name"
+    try:
+        parts = urlsplit(url)
+        query = parse_qs(parts.query, strict_parsing=bool(parts.query))
+        port = parts.port or POSTGRES_PORT
+    except ValueError as error:
+        raise InvalidRequest(f"the ledger's store is no URL ({error})", hint=hint) from error
+    if parts.password is not None:
+        raise InvalidRequest("a password does not belong in the URL of the ledger's store", hint="set PGPASSWORD")
+    database = parts.path.removeprefix("/")
+    if parts.scheme != "postgresql" or not parts.hostname or not parts.username or not database:
+        raise InvalidRequest(f"the ledger's store {url!r} cannot be used", hint=hint)
+    if unknown := query.keys() - {"schema"}:
+        raise InvalidRequest(f"the ledger's store {url!r} has an unknown {sorted(unknown)[0]!r}", hint=hint)
+    schema = query.get("schema", ["jinshi"])[0]
+    return PostgresPlace(parts.hostname, port, unquote(database), unquote(parts.username), password, schema)
+
+
+def local_actor() -> str:
+    """Who is answerable where nobody else is named: the user this process runs as."""
+    try:
+        return f"local:{pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:  # a numeric user without a name, as in a container
+        return f"local:uid-{os.getuid()}"
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[int]:
+    """Be the process that writes the ledger; yields the file descriptor of its lock, which ends with the process.
+
+    Raises:
+        LockHeld: another process is.
+        StoreUnavailable: the file cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreUnavailable(f"{path} cannot be opened ({error.strerror})", hint="check its permissions") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise LockHeld(
+                f"{path.parent} is being written by another process (pid {holder})",
+                hint="end it first: one process writes a ledger, and all applications that share it run there",
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)

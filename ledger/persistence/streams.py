@@ -1,0 +1,236 @@
+"""The library's streams in the ledger, on the loop: appended in order of their versions, read by them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from ledger.core.entry import Entry, Event, decode_entry, format_time
+from ledger.errors import IdConflict, Pushback, StoreUnavailable, VersionConflict
+from ledger.persistence.mapping import VERSION, version_of
+from ledger.protocols import Clock
+from ledger.sequencer import Recorded, Sequencer, stream_of
+from ledger.store.base import EntryStore, Selection, StreamId
+
+PAGE_ENTRIES: Final = 1_000
+STREAMS_CACHED_MAX: Final = 65_536
+PAUSES_S: Final = (0.1, 0.5, 2.0, 5.0)
+"""Between the attempts of an append that the store or the pool could not take; then the error is the caller's."""
+
+FIRST_VERSION_MAX: Final = 1
+"""Streams begin with version 0 or 1; what is there is not looked up for those, as their ids are unique anyway."""
+
+Placed = tuple[int, Entry]
+"""An entry and its index."""
+
+
+class Streams:
+    """Appends to and reads from an open ledger; everything here runs on its loop.
+
+    A stream's versions only ever grow in it, whatever numbers an application gives them: that is checked where events
+    are appended, and it is why a range of versions is found without reading the stream.
+    """
+
+    def __init__(
+        self, store: EntryStore, sequencer: Sequencer, clock: Clock, *, pauses_s: Sequence[float] = PAUSES_S
+    ) -> None:
+        self._store = store
+        self._sequencer = sequencer
+        self._clock = clock
+        self._pauses_s = pauses_s
+        self._last: OrderedDict[StreamId, int | None] = OrderedDict()  # None: nothing is recorded in that stream
+        self._busy: dict[StreamId, asyncio.Future[None]] = {}  # what an append is under way for
+        self._stamped_us = 0
+        self._newest: dict[str, tuple[int, int | None]] = {}  # by source: looked at up to that size, found that index
+
+    def stamp(self) -> str:
+        """The time now, later than any this has returned."""
+        self._stamped_us = max(self._stamped_us + 1, round(self._clock.now().timestamp() * 1_000_000))
+        return format_time(self._stamped_us)
+
+    # -- appending --
+
+    async def append(self, events: Sequence[Event], *, actor: str) -> list[Recorded]:
+        """Record `events` together, or none of them; durable on return. Each has a version and a new time.
+
+        Raises:
+            VersionConflict, IdConflict: a position is recorded already, or lies before the last one of its stream.
+            Malformed, InvalidRequest: an event cannot be recorded.
+            Pushback, StoreUnavailable: it could not be done in several attempts.
+            Fenced: another writer has taken over.
+        """
+        streams = {stream_of(event) for event in events}
+        while busy := {self._busy[stream] for stream in streams if stream in self._busy}:
+            await asyncio.wait(busy)
+        # One append at a time has a stream, so that what is checked here still holds where it is recorded.
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._busy.update(dict.fromkeys(streams, ended))
+        try:
+            unknown = {stream_of(event) for event in events if _version(event) > FIRST_VERSION_MAX} - self._last.keys()
+            if unknown:
+                await asyncio.gather(*map(self._load, unknown))
+            lasts = self._check(events)
+            places = await self._settle(events, actor)
+            self._remember(lasts)
+        except BaseException:
+            for stream in streams:
+                self._last.pop(stream, None)  # read again what is really recorded
+            raise
+        finally:
+            ended.set_result(None)
+            for stream in streams:
+                del self._busy[stream]
+        return places
+
+    async def _load(self, stream: StreamId) -> None:
+        newest = await self._at(stream, None)
+        self._remember({stream: None if newest is None else version_of(newest)})
+
+    def _check(self, events: Sequence[Event]) -> dict[StreamId, int | None]:
+        """What the last versions will be. Raises VersionConflict: an event is not beyond its stream's last version."""
+        lasts: dict[StreamId, int | None] = {}
+        for event in events:
+            stream, version = stream_of(event), _version(event)
+            last = lasts.get(stream, self._last.get(stream))
+            if last is not None and version <= last:
+                raise VersionConflict(
+                    f"{stream.subject} of {stream.source} is at version {last}, and {version} does not follow it",
+                    hint="read it again, then decide again",
+                )
+            lasts[stream] = version
+        return lasts
+
+    def _remember(self, lasts: Mapping[StreamId, int | None]) -> None:
+        for stream, version in lasts.items():
+            self._last[stream] = version
+            self._last.move_to_end(stream)
+        while len(self._last) > STREAMS_CACHED_MAX:
+            self._last.popitem(last=False)
+
+    async def _settle(self, events: Sequence[Event], actor: str) -> list[Recorded]:
+        """Append, and find out how an append of unknown outcome went, by doing it again: it is idempotent."""
+        attempted = False
+        for pause_s in (*self._pauses_s, None):
+            try:
+                places = await self._sequencer.append(events, actor=actor)
+            except Pushback as error:
+                if pause_s is None:
+                    raise
+                await asyncio.sleep(max(pause_s, error.retry_after_s))
+            except StoreUnavailable:
+                if pause_s is None:
+                    raise
+                attempted = True
+                await asyncio.sleep(pause_s)
+            else:
+                if not attempted and any(place.duplicate for place in places):
+                    raise IdConflict(f"event {events[0].id!r} of {events[0].source} is recorded already")
+                return places
+        raise AssertionError("the last attempt returns or raises")
+
+    # -- reading one stream --
+
+    async def read(
+        self, stream: StreamId, *, gt: int | None, lte: int | None, newest_first: bool, limit: int | None
+    ) -> list[Entry]:
+        """The entries of a stream with gt < version <= lte, in its order or, `newest_first`, in the other one."""
+        first = 1 if gt is None else await self._count(stream, gt) + 1
+        until = None if lte is None else await self._count(stream, lte) + 1
+        entries: list[Entry] = []
+        while limit is None or len(entries) < limit:
+            what = Selection(
+                source=stream.source,
+                subject=stream.subject,
+                version_from=first,
+                version_until=until,
+                newest_first=newest_first,
+            )
+            wanted = PAGE_ENTRIES if limit is None else min(PAGE_ENTRIES, limit - len(entries))
+            page = [entry for _, entry in await self._select(what, wanted)]
+            entries += page
+            if len(page) < wanted:
+                break
+            if newest_first:
+                until = page[-1].streamversion
+            else:
+                first = page[-1].streamversion + 1
+        return entries
+
+    async def last_version(self, stream: StreamId) -> int | None:
+        """The library's version of the last entry in a stream; None: it is empty."""
+        newest = await self._at(stream, None)
+        return None if newest is None else version_of(newest)
+
+    async def _count(self, stream: StreamId, version: int) -> int:
+        """How many entries of a stream have at most this version: the last such one's place in it, or 0."""
+        first = await self._at(stream, 1)
+        if first is None or version < version_of(first):
+            return 0
+        # Without gaps, which is almost always, it is there at once; with gaps, it lies before.
+        guess = version - version_of(first) + 1
+        found = await self._at(stream, guess)
+        if found is not None and version_of(found) == version:
+            return guess
+        newest = await self._at(stream, None)
+        assert newest is not None, "a stream with a first entry has a last one"
+        if version_of(newest) <= version:
+            return newest.streamversion
+        low, high = 1, min(guess, newest.streamversion)  # at `low` it is not greater, at `high` it is
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = await self._at(stream, middle)
+            assert found is not None, "stream versions are dense"
+            low, high = (middle, high) if version_of(found) <= version else (low, middle)
+        return low
+
+    async def _at(self, stream: StreamId, place: int | None) -> Entry | None:
+        """The entry at a place of a stream (its stream version; None: the last), if there is one."""
+        what = Selection(
+            source=stream.source,
+            subject=stream.subject,
+            version_from=place,
+            version_until=None if place is None else place + 1,
+            newest_first=True,
+        )
+        found = await self._select(what, 1)
+        return found[0][1] if found else None
+
+    # -- reading one source --
+
+    async def page(
+        self, source: str, *, start: int, stop: int | None, types: Collection[str] | None, limit: int
+    ) -> list[Placed]:
+        """Up to `limit` entries of a source with start <= index < stop and one of `types`, in order."""
+        found: list[Placed] = []
+        only = next(iter(types)) if types is not None and len(types) == 1 else None
+        while len(found) < limit:
+            what = Selection(start=start, stop=stop, source=source, type=only)
+            wanted = min(PAGE_ENTRIES, limit - len(found)) if types is None or only is not None else PAGE_ENTRIES
+            page = await self._select(what, wanted)
+            found += [placed for placed in page if types is None or placed[1].event.type in types]
+            if len(page) < wanted:
+                break
+            start = page[-1][0] + 1
+        return found[:limit]
+
+    async def last_index(self, source: str) -> int | None:
+        """The index of the last entry of a source; what was looked through once is not looked through again."""
+        seen, newest = self._newest.get(source, (0, None))
+        size = (await self._store.head()).size
+        found = await self._store.select(Selection(start=seen, stop=size, source=source, newest_first=True), limit=1)
+        if found:
+            newest = found[0].index
+        self._newest[source] = (size, newest)
+        return newest
+
+    async def _select(self, what: Selection, limit: int) -> list[Placed]:
+        """Every entry that is read here comes in through this."""
+        return [(stored.index, decode_entry(stored.entry)) for stored in await self._store.select(what, limit=limit)]
+
+
+def _version(event: Event) -> int:
+    version = event.extensions[VERSION]
+    assert isinstance(version, int), "the mapping gives every event its version"
+    return version

@@ -1,0 +1,115 @@
+"""Which sources are sealed, in the clear, or personal: a fold of `source.declared.v1`, and what entry 0 says.
+
+A ledger whose entry 0 says `"sealing": 1` seals whatever is not declared public; one made before there was sealing
+keeps everything in the clear that is not declared otherwise. A ledger's own acts are always in the clear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from ledger.core.acts import CREATED, DECLARED, acts_source, is_act
+from ledger.core.canonical import JsonValue
+from ledger.core.entry import Entry, Event, decode_entry
+from ledger.errors import Conflict, Malformed
+from ledger.store.base import EntryStore, Selection
+
+SEALING: Final = 1
+"""What `ledger.created.v1` says in `sealing` where sealing is the default."""
+PAGE_ENTRIES: Final = 1_000
+
+
+class Mode(StrEnum):
+    """How a source's entries are stored. PERSONAL: sealed per subject, with pseudonyms for id and subject."""
+
+    PUBLIC = "public"
+    SEALED = "sealed"
+    PERSONAL = "personal"
+
+
+@dataclass(slots=True)
+class Sources:
+    """What is declared so far, folded in order with `apply`."""
+
+    default: Mode = Mode.PUBLIC
+    declared: dict[str, Mode] = field(default_factory=dict)
+
+    def mode_of(self, source: str) -> Mode:
+        """How the next entry of a source is stored."""
+        return Mode.PUBLIC if is_act(source) else self.declared.get(source, self.default)
+
+    @property
+    def personal(self) -> list[str]:
+        """Every source declared personal."""
+        return [source for source, mode in self.declared.items() if mode is Mode.PERSONAL]
+
+    def apply(self, entry: Entry) -> None:
+        """Take in an entry; what declares nothing, or may not be declared, is passed over."""
+        event = entry.event
+        if event.type != DECLARED or not is_act(event.source):
+            return
+        try:
+            data = event.json_data
+        except Malformed:
+            return
+        match data:
+            case {"source": str(source), "mode": "public" | "sealed" | "personal" as mode} if not is_act(source):
+                if self.declared.get(source) is not Mode.PERSONAL:  # which cannot be taken back
+                    self.declared[source] = Mode(str(mode))
+
+    def check(self, source: str, wanted: Mode, *, has_entries: bool, reveal: bool) -> None:
+        """Whether a source may be declared so now.
+
+        Raises:
+            Conflict: it is personal already, or has entries, or would be stored in the clear from now on.
+        """
+        now = self.mode_of(source)
+        if is_act(source):
+            raise Conflict(f"{source} is the ledger's own, and always in the clear", hint="declare another source")
+        if now is Mode.PERSONAL and wanted is not Mode.PERSONAL:
+            raise Conflict(
+                f"{source} is declared personal, which is never taken back", hint="record under another source"
+            )
+        if wanted is Mode.PERSONAL and now is not Mode.PERSONAL and has_entries:
+            raise Conflict(
+                f"{source} has entries already, whose ids and subjects cannot be hidden any more",
+                hint="declare a source personal before its first entry; use another source for it",
+            )
+        if wanted is Mode.PUBLIC and now is Mode.SEALED and has_entries and not reveal:
+            raise Conflict(
+                f"{source} has sealed entries; what comes from now on would be in the clear",
+                hint="if that is meant, give --reveal; what is sealed stays sealed",
+            )
+
+
+def declaration(origin: str, source: str, mode: Mode, *, at: int) -> Event:
+    """The event that declares a source; `at` (the size of the log) tells one declaration from the next."""
+    data: dict[str, JsonValue] = {"source": source, "mode": mode.value}
+    return Event.of_json(data, id=f"source-declared:{at}", source=acts_source(origin), type=DECLARED, subject=None)
+
+
+async def read_sources(entries: EntryStore) -> Sources:
+    """What a ledger has declared."""
+    sources = Sources(await _default(entries))
+    start = 0
+    while page := await entries.select(Selection(type=DECLARED, start=start), limit=PAGE_ENTRIES):
+        for stored in page:
+            sources.apply(decode_entry(stored.entry))
+        start = page[-1].index + 1
+    return sources
+
+
+async def _default(entries: EntryStore) -> Mode:
+    first = await entries.read(0, 1)
+    if not first:
+        return Mode.PUBLIC
+    event = decode_entry(first[0].entry).event
+    if event.type != CREATED:
+        return Mode.PUBLIC
+    try:
+        data = event.json_data
+    except Malformed:
+        return Mode.PUBLIC
+    return Mode.SEALED if isinstance(data, dict) and data.get("sealing") == SEALING else Mode.PUBLIC

@@ -1,0 +1,558 @@
+"""Every parser in the house, on any bytes: a value or the error it documents, never another exception, never a hang.
+
+`PARSERS` is the table. Each opens with its invariant: what holds of every value that is given. What is fed is arbitrary
+bytes, and valid examples with bits flipped, pieces cut out, doubled or moved, and poison put in: nesting thousands
+deep, digits by the thousand, lone surrogates, NULs (tests/support/strategies.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import pkgutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, ModuleType
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
+from hypothesis import given, settings
+
+import cli.config
+import ledger
+import ledger.keyring.data
+import pki.keystore.file
+import replication
+from ledger.capture.describe import describe
+from ledger.capture.dialect import parse_sheet, render
+from ledger.capture.layout import runs_from_json
+from ledger.capture.register import ADDED, AMENDED, LAYOUT, RETIRED, SEALED, Register
+from ledger.core.canonical import canonicalize, parse_canonical, parse_json
+from ledger.core.checkpoint import parse_checkpoint, parse_checkpoint_text
+from ledger.core.encoding import decode_base64, encode_base64, parse_decimal
+from ledger.core.entry import (
+    ENTRY_SIZE_MAX,
+    Entry,
+    Event,
+    check_event,
+    decode_entry,
+    encode_entry,
+    event_time_us,
+    parse_event,
+)
+from ledger.core.note import format_note, parse_note, parse_vkey
+from ledger.core.policy import format_policy, parse_policy
+from ledger.core.proof import format_receipt, parse_receipt
+from ledger.core.sealing import Payload, seal, unseal, zstd
+from ledger.core.tiles import (
+    Tile,
+    decode_bundle,
+    decode_tile,
+    encode_bundle,
+    encode_tile,
+    parse_tile_path,
+)
+from ledger.errors import (
+    InvalidRequest,
+    JinshiError,
+    Malformed,
+    MalformedCsv,
+    MalformedEntry,
+    MalformedEvent,
+    MalformedNote,
+    MalformedPolicy,
+    MalformedProof,
+    MalformedTile,
+    Tampered,
+)
+from ledger.http import receive
+from ledger.http.limits import HttpLimits
+from ledger.keyring import RecoveryKey, recover_log_key
+from ledger.persistence.place import parse_postgres
+from replication.erase import Statement, format_statement, parse_statement
+from replication.site import (
+    format_description,
+    format_pending,
+    parse_description,
+    parse_pending,
+)
+from tests.support.examples import (
+    ORIGIN,
+    RECORDED,
+    TEXT,
+    data_key_examples,
+    description_examples,
+    entry_examples,
+    event_examples,
+    in_file,
+    json_examples,
+    key_file_examples,
+    keyring_examples,
+    note_examples,
+    pending_examples,
+    policy_examples,
+    receipt_examples,
+    recovery,
+    register_examples,
+    settings_examples,
+    sheet_examples,
+    vkey_examples,
+)
+from tests.support.ledgers import LogSigner, MirrorCosigner, log_signer
+from tests.support.strategies import mutations
+
+HANG_S = 60
+
+
+@dataclass(frozen=True)
+class Parser:
+    """`check` parses and asserts the invariant; `errors` are what the parser says it raises, and nothing else."""
+
+    invariant: str
+    check: Callable[[bytes], None]
+    errors: tuple[type[Exception], ...]
+    examples: Callable[[], list[bytes]]
+    covers: str = ""
+    """Its full name, where it is called parse_ or decode_ something."""
+
+
+# -- invariants -------------------------------------------------------------------------------------------------------
+
+
+def _text(data: bytes) -> str:
+    """Bytes as a command line hands them over: what is no UTF-8 becomes lone surrogates."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _json(data: bytes) -> None:
+    value = parse_json(data)
+    assert parse_json(canonicalize(value)) == value
+
+
+def _canonical(data: bytes) -> None:
+    assert canonicalize(parse_canonical(data)) == data
+
+
+def _entry(data: bytes) -> None:
+    assert encode_entry(decode_entry(data)) == data
+
+
+def _event(data: bytes) -> None:
+    event = parse_event(data)
+    check_event(event)
+    entry = Entry(Event(**{**_attributes(event), "time": event.time or RECORDED}), 1, RECORDED, "local:test")
+    if len(data) < ENTRY_SIZE_MAX // 2:
+        assert decode_entry(encode_entry(entry)) == entry
+
+
+def _attributes(event: Event) -> dict[str, object]:
+    return {name: getattr(event, name) for name in Event.__slots__}
+
+
+def _time(data: bytes) -> None:
+    us = event_time_us(_text(data))
+    assert abs(us) <= 86_400_000_000 * 366 * 10_000
+
+
+def _note(data: bytes) -> None:
+    assert format_note(parse_note(data)) == data
+
+
+def _vkey(data: bytes) -> None:
+    assert str(parse_vkey(_text(data))) == _text(data)
+
+
+def _checkpoint(data: bytes) -> None:
+    opened = parse_checkpoint(data)
+    assert opened.checkpoint.text == opened.note.text
+    assert format_note(opened.note) == data
+
+
+def _checkpoint_text(data: bytes) -> None:
+    assert parse_checkpoint_text(data).text == data
+
+
+def _receipt(data: bytes) -> None:
+    assert format_receipt(parse_receipt(data)) == data
+
+
+def _policy(data: bytes) -> None:
+    policy = parse_policy(data)
+    assert parse_policy(format_policy(policy)) == policy
+
+
+def _bundle(data: bytes) -> None:
+    assert encode_bundle(decode_bundle(data, 3)) == data
+
+
+def _tile(data: bytes) -> None:
+    assert encode_tile(decode_tile(data, 3)) == data
+
+
+def _tile_path(data: bytes) -> None:
+    assert parse_tile_path(_text(data)).path == _text(data)
+
+
+def _base64(data: bytes) -> None:
+    assert encode_base64(decode_base64(_text(data))) == _text(data)
+
+
+def _decimal(data: bytes) -> None:
+    assert str(parse_decimal(_text(data))) == _text(data)
+
+
+def _sheet(data: bytes) -> None:
+    sheet = parse_sheet(data)
+    assert render(sheet.dialect, sheet.columns, sheet.rows, sheet.exceptions) == data
+
+
+def _sheet_gb18030(data: bytes) -> None:
+    sheet = parse_sheet(data, encoding="gb18030", delimiter=";")
+    assert render(sheet.dialect, sheet.columns, sheet.rows, sheet.exceptions) == data
+
+
+def _runs(data: bytes) -> None:
+    assert all(start >= 0 and count > 0 for start, count in runs_from_json(parse_json(data)))
+
+
+def _register(data: bytes) -> None:
+    """Applied to a register of two records as every type of event; what it seals can be rendered."""
+    refused = 0
+    for type_ in (ADDED, AMENDED, RETIRED, LAYOUT, SEALED):
+        register = Register(records={"1": {"k": "1", "v": "a"}, "2": {"k": "2", "v": "b"}})
+        event = Event(id="x", source="urn:r", type=type_, subject="2", time=RECORDED, data=data)
+        describe(event)
+        entry = decode_entry(encode_entry(Entry(event, 1, RECORDED, "local:test"))) if len(data) < 40_000 else None
+        try:
+            register.apply(0, entry or Entry(event, 1, RECORDED, "local:test"))
+        except MalformedCsv:
+            refused += 1
+            continue
+        if (edition := register.last) is not None:
+            rows = [[register.records[key].get(name, "") for name in edition.columns] for key in register.sealed_keys]
+            render(edition.dialect, edition.columns, rows, edition.exceptions)
+    if refused == 5:
+        raise MalformedCsv("refused as every type")
+
+
+def _pending(data: bytes) -> None:
+    assert format_pending(parse_pending(data)) == data
+
+
+def _description(data: bytes) -> None:
+    assert format_description(parse_description(data)) == data
+
+
+def _statement(data: bytes) -> None:
+    assert format_statement(parse_statement(data)) == data
+
+
+def _keyring(data: bytes) -> None:
+    log = log_signer(ORIGIN)
+    assert recover_log_key(data, log.vkey, ORIGIN, recovery().private) == log.export()
+
+
+def _key_file(data: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pki.keystore.file, "WORK_FACTOR_MAX", 6)  # not to spend a gigabyte when fuzzing finds a large one
+        key = pki.keystore.file.load(in_file(data), "passphrase")
+    assert isinstance(key, LogSigner | MirrorCosigner | RecoveryKey)
+
+
+def _data_key(data: bytes) -> None:
+    """As an object under its own name: a keyid ends in the object's digest."""
+    name = ledger.keyring.data.asset_key_name("urn:s").name
+    found, wrapped = ledger.keyring.data.parse_data_key(f"{name}-{hashlib.sha256(data).hexdigest()[:32]}", data)
+    assert found.source
+    assert wrapped is not None
+
+
+def _unseal(data: bytes) -> None:
+    assert unseal(bytes(32), data, b"bound") == Payload(b"data", "id", None)
+
+
+def _unseal_whatever_was_sealed(data: bytes) -> None:
+    """The same key may have sealed anything: packed badly, or packed well from what is no payload."""
+    for packed in (data, zstd.compress(data)):
+        sealed = b"\1" + bytes(12) + AESGCMSIV(bytes(32)).encrypt(bytes(12), packed, b"")
+        with suppress(Tampered):
+            assert isinstance(unseal(bytes(32), sealed, b""), Payload)
+
+
+def _http_events(data: bytes) -> None:
+    """As a batch, as one event, and as a header of binary mode."""
+    binary = [(b"ce-specversion", b"1.0"), (b"ce-id", b"1"), (b"ce-source", b"s"), (b"ce-type", b"t")]
+    header = (b"ce-subject", data)
+    refused: list[JinshiError] = []
+    for mode, headers in ((receive.BATCH, []), (receive.STRUCTURED, []), ("", [*binary, header])):
+        try:
+            for event in receive.parse_events(mode, headers, data, HttpLimits()):
+                check_event(event)
+        except JinshiError as error:
+            refused.append(error)
+    if len(refused) == 3:
+        raise refused[0]
+
+
+def _postgres(data: bytes) -> None:
+    place = parse_postgres(_text(data), None)
+    assert place.host
+    assert place.database
+
+
+def _settings(data: bytes) -> None:
+    path = in_file(data, cli.config.CONFIG_NAME)
+    read = cli.config.read_settings(cli.config.LedgerPaths(path.parent))
+    in_file(cli.config.format_settings(read), cli.config.CONFIG_NAME)
+    assert cli.config.read_settings(cli.config.LedgerPaths(path.parent)) == read
+
+
+def _place(data: bytes) -> None:
+    place = cli.config.parse_place(_text(data))
+    assert isinstance(place, Path | cli.config.S3Place)
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
+
+PARSERS: dict[str, Parser] = {
+    "parse_json": Parser(
+        "the value survives its canonical form", _json, (Malformed,), json_examples, "ledger.core.canonical.parse_json"
+    ),
+    "parse_canonical": Parser(
+        "the value's canonical bytes are those parsed",
+        _canonical,
+        (Malformed,),
+        json_examples,
+        "ledger.core.canonical.parse_canonical",
+    ),
+    "decode_entry": Parser(
+        "the entry's bytes are those parsed",
+        _entry,
+        (MalformedEntry,),
+        entry_examples,
+        "ledger.core.entry.decode_entry",
+    ),
+    "parse_event": Parser(
+        "an event that is taken makes an entry that can be read",
+        _event,
+        (MalformedEvent,),
+        event_examples,
+        "ledger.core.entry.parse_event",
+    ),
+    "event_time_us": Parser(
+        "a time is within the calendar",
+        _time,
+        (MalformedEvent,),
+        lambda: [b"2026-11-24T01:53:35.123456Z", b"1999-12-31t23:59:60+23:59", b"0001-01-01T00:00:00-00:00"],
+    ),
+    "parse_note": Parser(
+        "the note's bytes are those parsed", _note, (MalformedNote,), note_examples, "ledger.core.note.parse_note"
+    ),
+    "parse_vkey": Parser(
+        "the key's text is that parsed", _vkey, (MalformedNote,), vkey_examples, "ledger.core.note.parse_vkey"
+    ),
+    "parse_checkpoint": Parser(
+        "the checkpoint's bytes are those parsed",
+        _checkpoint,
+        (MalformedNote,),
+        note_examples,
+        "ledger.core.checkpoint.parse_checkpoint",
+    ),
+    "parse_checkpoint_text": Parser(
+        "the checkpoint's text is that parsed",
+        _checkpoint_text,
+        (MalformedNote,),
+        lambda: [TEXT, TEXT + b"extension\n"],
+        "ledger.core.checkpoint.parse_checkpoint_text",
+    ),
+    "parse_receipt": Parser(
+        "the receipt's bytes are those parsed",
+        _receipt,
+        (MalformedProof,),
+        receipt_examples,
+        "ledger.core.proof.parse_receipt",
+    ),
+    "parse_policy": Parser(
+        "the policy, written out, is the same policy",
+        _policy,
+        (MalformedPolicy,),
+        policy_examples,
+        "ledger.core.policy.parse_policy",
+    ),
+    "decode_bundle": Parser(
+        "the bundle's bytes are those parsed",
+        _bundle,
+        (MalformedTile,),
+        lambda: [encode_bundle([b"one", b"", b"three" * 60])],
+        "ledger.core.tiles.decode_bundle",
+    ),
+    "decode_tile": Parser(
+        "the tile's bytes are those parsed",
+        _tile,
+        (MalformedTile,),
+        lambda: [bytes(range(96))],
+        "ledger.core.tiles.decode_tile",
+    ),
+    "parse_tile_path": Parser(
+        "the tile's path is that parsed",
+        _tile_path,
+        (MalformedTile,),
+        lambda: [Tile(-1, 1234067).path.encode(), Tile(63, 5, 17).path.encode()],
+        "ledger.core.tiles.parse_tile_path",
+    ),
+    "decode_base64": Parser(
+        "the bytes have one spelling",
+        _base64,
+        (ValueError,),
+        lambda: [b"AAECAwQ=", b"+/8="],
+        "ledger.core.encoding.decode_base64",
+    ),
+    "parse_decimal": Parser(
+        "the number has one spelling",
+        _decimal,
+        (ValueError,),
+        lambda: [b"0", b"9223372036854775807"],
+        "ledger.core.encoding.parse_decimal",
+    ),
+    "parse_sheet": Parser(
+        "the file is put together again byte for byte",
+        _sheet,
+        (MalformedCsv,),
+        sheet_examples,
+        "ledger.capture.dialect.parse_sheet",
+    ),
+    "parse_sheet in GB18030": Parser(
+        "the file is put together again byte for byte",
+        _sheet_gb18030,
+        (MalformedCsv,),
+        lambda: ['代码;名称\r\n1;北京\r\n2;"上海𠀀"\n'.encode("gb18030")],
+    ),
+    "runs_from_json": Parser(
+        "every run has a place and a length", _runs, (Malformed,), lambda: [b"[[0,5],[7,2],[5,2]]", b"[]"]
+    ),
+    "Register.apply": Parser("what an entry seals can be exported", _register, (MalformedCsv,), register_examples),
+    "parse_pending": Parser(
+        "the object's bytes are those parsed",
+        _pending,
+        (MalformedNote,),
+        pending_examples,
+        "replication.site.parse_pending",
+    ),
+    "parse_description": Parser(
+        "the note's text is that parsed",
+        _description,
+        (MalformedNote,),
+        description_examples,
+        "replication.site.parse_description",
+    ),
+    "parse_statement": Parser(
+        "the note's text is that parsed",
+        _statement,
+        (MalformedNote,),
+        lambda: [format_statement(Statement(ORIGIN, "local", 7, ("asset-1", "subject-2"), RECORDED))],
+        "replication.erase.parse_statement",
+    ),
+    "recover_log_key": Parser("no other key comes out than the one put in", _keyring, (Tampered,), keyring_examples),
+    "parse_data_key": Parser(
+        "it names the asset the key is for",
+        _data_key,
+        (Tampered,),
+        data_key_examples,
+        "ledger.keyring.data.parse_data_key",
+    ),
+    "unseal": Parser(
+        "only what was sealed comes out",
+        _unseal,
+        (Tampered,),
+        lambda: [seal(bytes(32), bytes(12), Payload(b"data", "id", None), b"bound")],
+    ),
+    "unseal, with the right key": Parser(
+        "a payload",
+        _unseal_whatever_was_sealed,
+        (Tampered,),
+        lambda: [one for one in (b"\1\0\2id\0\7subjectdata", b"\0\0\0\0\0") for one in (one, zstd.compress(one))],
+    ),
+    "parse_events": Parser(
+        "every event that is taken can be recorded",
+        _http_events,
+        (JinshiError,),
+        lambda: [b"[" + b" , ".join(event_examples()) + b"]", *event_examples()],
+        "ledger.http.receive.parse_events",
+    ),
+    "parse_postgres": Parser(
+        "a host and a database",
+        _postgres,
+        (InvalidRequest,),
+        lambda: [b"postgresql://user@host:5432/database?schema=name", b"postgresql://u%40@[::1]/d"],
+        "ledger.persistence.place.parse_postgres",
+    ),
+    "pki.keystore.file.load": Parser(
+        "a key, or a damaged file, or a wrong passphrase", _key_file, (Tampered, InvalidRequest), key_file_examples
+    ),
+    "cli.config.read_settings": Parser(
+        "the settings, written out, are the same settings", _settings, (InvalidRequest,), settings_examples
+    ),
+    "cli.config.parse_place": Parser(
+        "a directory or a bucket",
+        _place,
+        (InvalidRequest,),
+        lambda: [b"/srv/site", b"file:///srv/site", b"s3://bucket/a/b?endpoint=http://127.0.0.1:8333&region=x"],
+    ),
+}
+
+
+# -- the tests --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """Ends a test that hangs."""
+
+    def hung(number: int, frame: FrameType | None) -> None:
+        raise AssertionError(f"it hangs: a parser has not come back for {HANG_S} s")
+
+    before = signal.signal(signal.SIGALRM, hung)
+    signal.alarm(HANG_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_the_examples_are_valid(name: str) -> None:
+    """Mutations of what is refused anyway would find nothing."""
+    for example in PARSERS[name].examples():
+        if name != "parse_checkpoint" or b"three lines" not in example:
+            PARSERS[name].check(example)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.usefixtures("alarm")
+def test_any_bytes_give_a_value_or_the_documented_error(name: str) -> None:
+    parser = PARSERS[name]
+    examples = parser.examples()
+
+    @settings(max_examples=150)
+    @given(mutations(examples))
+    def run(data: bytes) -> None:
+        with suppress(parser.errors):
+            parser.check(data)
+
+    run()
+
+
+@pytest.mark.parametrize("package", [ledger, replication], ids=lambda package: package.__name__)
+def test_no_parser_is_left_out(package: ModuleType) -> None:
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    parsers = {
+        f"{name}.{member}"
+        for name in names
+        for member, function in inspect.getmembers(importlib.import_module(name), inspect.isfunction)
+        if member.startswith(("parse_", "decode_")) and function.__module__ == name
+    }
+    known = {parser.covers for parser in PARSERS.values() if parser.covers.startswith(f"{package.__name__}.")}
+    assert parsers == known, "every parser is in PARSERS, and nothing else"

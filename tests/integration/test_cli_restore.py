@@ -74,6 +74,19 @@ def test_everything_comes_back_with_nothing_of_the_primary_left(lost: Jinshi) ->
     assert lost.at(lost.directory / "again")("status", "--json").json["origin"] == "test.example/台账/3"
 
 
+def test_without_the_recovery_key_everything_comes_back_and_what_is_sealed_is_opened_later(lost: Jinshi) -> None:
+    place = ("--from", lost.directory / "台账-sites" / "remote", "--policy", lost.directory / "trust.policy")
+    said = lost("restore", "ledger", *place, "--to", lost.directory / "新")
+    assert "every one verified" in said.out
+    assert "jinshi keys recover --recovery-key FILE" in said.stderr
+    restored = lost.at(lost.directory / "新")
+    restored("verify")
+    assert "jinshi keys recover" in restored("export", "--source", SOURCE, "--at", EDITIONS[0], code=(2, 4)).stderr
+    restored("keys", "recover", "--recovery-key", lost.directory / "recovery.key")
+    published = (lost.directory / f"{EDITIONS[0]}.csv").read_bytes()
+    assert restored("export", "--source", SOURCE, "--at", EDITIONS[0]).stdout == published
+
+
 def test_a_site_can_be_named_by_its_name_while_the_ledgers_settings_are_there(jinshi: Jinshi) -> None:
     policy = ("--policy", jinshi.directory / "trust.policy")
     jinshi("restore", "ledger", "--from", "same-city", *policy, "--to", jinshi.directory / "新")
@@ -224,7 +237,8 @@ def test_continuing_is_refused_where_the_old_ledger_signed_more(jinshi: Jinshi, 
 def test_continuing_with_the_recovery_key_when_the_log_key_is_lost(jinshi: Jinshi, tmp_path: Path) -> None:
     assert jinshi.ledger
     (jinshi.ledger / "keys" / "log.key").unlink()
-    arguments = (*options(jinshi), "--continue-from", jinshi.ledger)
+    kept = ("--policy", tmp_path / "trust.policy", "--continue-from", jinshi.ledger)
+    arguments = ("--from", tmp_path / "台账-sites" / "remote", *kept, "--to", tmp_path / "新")
     assert "--recovery-key" in jinshi("restore", "ledger", *arguments, code=2).stderr
     wrong = tmp_path / "台账-keys" / "remote.mirror.key"
     assert "not a recovery key" in jinshi("restore", "ledger", *arguments, "--recovery-key", wrong, code=2).stderr

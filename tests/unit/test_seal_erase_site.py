@@ -1,0 +1,111 @@
+"""The site role carries an erasure out, whenever it is stopped; nobody else's word, and no other key, counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from ledger.core.entry import Entry, Event, encode_entry
+from ledger.errors import StoreUnavailable, Tampered
+from ledger.keyring import KEYRING
+from ledger.keyring.data import subject_key_name
+from ledger.keyring.erasures import Erasures, approved, requested
+from ledger.store.base import ObjectStore
+from ledger.store.faulty import FaultyObjectStore, Outcome
+from ledger.store.memory import MemoryObjectStore
+from replication.erase import ERASED, SiteEraser, read_statement
+from replication.site import Site
+from tests.support.ledgers import FixedClock, contents, mirror_cosigner
+from tests.support.replicas import overwrite
+from tests.support.sealing import SealedLedger
+
+ORIGIN, SOURCE = "example.test/log", "urn:residents"
+GONE, KEPT = "p-" + "a" * 32, "p-" + "b" * 32
+MIRROR = mirror_cosigner(f"{ORIGIN}/mirror/near")
+
+
+class Place:
+    """A site that holds the keys of two subjects, and what its mirror has verified: one is to be erased."""
+
+    def __init__(self) -> None:
+        self.objects, self.state = MemoryObjectStore("near"), MemoryObjectStore("memory")
+        self.acts: list[tuple[int, bytes]] = []
+        self.fold = Erasures()
+
+    async def begin(self, *, approver: str = "local:two") -> Place:
+        names = [subject_key_name(SOURCE, pseudonym) for pseudonym in (GONE, KEPT)]
+        self.gone, self.kept = await SealedLedger(self.objects).keys().create_many(names)
+        self._take(3, requested(ORIGIN, SOURCE, GONE, "request", at=3), "local:one")
+        self._take(5, approved(ORIGIN, self.fold.requests[3], [self.gone]), approver)
+        return self
+
+    def _take(self, index: int, event: Event, actor: str) -> None:
+        timed = Event(event.id, event.source, event.type, event.subject, "2026-11-24T00:00:00Z", data=event.data)
+        entry = Entry(timed, 1, "2026-11-24T00:00:00.000000Z", actor)
+        self.fold.apply(index, entry)
+        self.acts.append((index, encode_entry(entry)))
+
+    def site(self, objects: ObjectStore | None = None) -> Site:
+        return Site("near", objects or self.objects, MIRROR.key)
+
+    async def run(self, size: int, objects: ObjectStore | None = None, state: ObjectStore | None = None) -> list[int]:
+        eraser = SiteEraser(self.site(objects), MIRROR, ORIGIN, FixedClock(), state or self.state)
+        await eraser.remember(self.acts)
+        return await eraser.carry_out(size)
+
+    async def done(self) -> bool:
+        keys = set(await contents(self.objects))
+        assert {KEYRING + self.kept, f"{KEYRING}{self.kept}.memory-1"} <= keys
+        said = await read_statement(self.site(), ORIGIN, self.fold.requests[3])
+        assert said is None or not any(self.gone in key for key in keys), "it is said only once it is so"
+        return said is not None
+
+
+async def test_nothing_is_deleted_before_the_approval_is_cosigned() -> None:
+    place = await Place().begin()
+    assert await place.run(5) == []
+    assert not await place.done()
+    assert KEYRING + place.gone in await contents(place.objects)
+    assert await place.run(6) == [5]
+    assert await place.done()
+    assert await place.run(6) == []
+
+
+async def test_an_approval_of_whoever_asked_deletes_nothing() -> None:
+    place = await Place().begin(approver="local:one")
+    assert await place.run(100) == []
+    assert KEYRING + place.gone in await contents(place.objects)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAIL_NOT_PERSISTED, Outcome.FAIL_PERSISTED])
+async def test_an_erasure_stopped_at_any_write_is_finished_by_the_next_run(outcome: Outcome) -> None:
+    stop, stopped = 0, True
+    while stopped:
+        place, writes, stopped = await Place().begin(), 0, False
+
+        def hook(operation: str, key: str) -> Outcome:
+            nonlocal writes, stopped
+            writes += 1
+            if writes == stop + 1:
+                stopped = True
+                return outcome
+            return Outcome.PASS
+
+        try:
+            await place.run(6, FaultyObjectStore(place.objects, hook), FaultyObjectStore(place.state, hook))
+        except StoreUnavailable:
+            await place.done()
+        await place.run(6)
+        assert await place.done()
+        stop += 1
+    assert stop >= 6, "two acts, two deletions, the statement and the note that it was made"
+
+
+async def test_a_statement_somebody_else_wrote_confirms_nothing() -> None:
+    place = await Place().begin()
+    await place.run(6)
+    key = next(key for key in await contents(place.objects) if key.startswith(ERASED))
+    said = (await place.objects.get(key)).data
+    for forged in (said.replace(place.gone.encode(), place.kept.encode()), said[:-20] + said[-10:], b"erased", b""):
+        await overwrite(place.objects, key, forged)
+        with pytest.raises(Tampered):
+            await read_statement(place.site(), ORIGIN, place.fold.requests[3])

@@ -278,7 +278,7 @@ def export(
         write_file(output.absolute(), done.data)
     exactly = f"edition {done.edition}, byte for byte" if done.edition else f"after edition {done.after}"
     if done.erased:
-        exactly += f", without {render.count(done.erased, 'record')} that were erased"
+        exactly += f", without {render.count(done.erased, 'erased record')}"
     render.note(f"{render.count(done.count, 'record')}: {exactly}" + (f", in {output}" if output else ""))
 
 

@@ -4,6 +4,7 @@ and running it again finishes it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,20 +93,24 @@ async def test_rotation_moves_every_key_and_leaves_nothing_of_the_old(tmp_path: 
     assert sorted(path.name for path in place.paths.log_key.parent.iterdir()) == [f"{done.kek}.key"]
 
 
+def killed_at(stop: int) -> Callable[[], None]:
+    """Ends the process at the step of that number."""
+    steps = itertools.count()
+
+    def step() -> None:
+        if next(steps) == stop:
+            raise Killed
+
+    return step
+
+
 async def test_a_rotation_stopped_at_any_step_loses_nothing_and_is_finished_by_another(tmp_path: Path) -> None:
     stop = 0
     while True:
         place = await Place(tmp_path / str(stop)).begin()
-        old, steps = place.settings.kek, 0
-
-        def step() -> None:
-            nonlocal steps
-            if steps == stop:
-                raise Killed
-            steps += 1
-
+        old = place.settings.kek
         try:
-            await place.rotate(step)
+            await place.rotate(killed_at(stop))
         except Killed:
             pass
         else:

@@ -286,8 +286,8 @@ def test_a_flipped_bit_in_any_object_of_a_site_is_tampering_and_the_object_is_na
     named = 0
     for file in tiles(remote):
         key = str(file.relative_to(remote))
-        # `pending` is only what comes next, and a data key wrapped for daily use is found out by opening it: what stands
-        # for both, the checkpoint and the same key wrapped to the recovery key, is flipped here.
+        # `pending` is only what comes next, and a data key wrapped for daily use is found out by opening it: what
+        # stands for both, the checkpoint and the same key wrapped to the recovery key, is flipped here.
         if key == "pending" or ".file-" in key:
             continue
         good = file.read_bytes()

@@ -75,7 +75,6 @@ class Jinshi:
             "HOME": str(self.directory),
             "TMPDIR": os.environ.get("TMPDIR", "/tmp"),
             "LANG": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",  # a process under a limit on file sizes would leave cut .pyc files behind
             "JINSHI_PASSPHRASE": PASSPHRASE,
             "JINSHI_KEY_WORK_FACTOR": "10",
             "JINSHI_LEDGER": None if self.ledger is None else str(self.ledger),
@@ -101,9 +100,11 @@ class Jinshi:
     ) -> Ran:
         """Run it as a process of its own."""
         texts = [str(argument) for argument in arguments]
+        # A process under a limit on file sizes would leave cut .pyc files in the checkout.
+        python = {"PYTHONDONTWRITEBYTECODE": "1"} if preexec_fn else {}
         done = subprocess.run(
             [COMMAND, *texts],
-            env=self.environ(),
+            env={**self.environ(), **python},
             cwd=self.directory,
             timeout=TIMEOUT_S,
             check=False,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from ledger.core.entry import Entry, Event, encode_entry
 from ledger.errors import StoreUnavailable, Tampered
 from ledger.keyring import KEYRING
-from ledger.keyring.data import subject_key_name
+from ledger.keyring.data import delete_data_key, subject_key_name
 from ledger.keyring.erasures import Erasures, approved, requested
 from ledger.store.base import ObjectStore
-from ledger.store.faulty import FaultyObjectStore, Outcome
+from ledger.store.faulty import FaultyObjectStore, Hook, Outcome
 from ledger.store.memory import MemoryObjectStore
 from replication.erase import ERASED, SiteEraser, read_statement
+from replication.follower import Follower
 from replication.site import Site
 from tests.support.ledgers import FixedClock, contents, mirror_cosigner
-from tests.support.replicas import overwrite
+from tests.support.replicas import Replicas, overwrite
 from tests.support.sealing import SealedLedger
 
 ORIGIN, SOURCE = "example.test/log", "urn:residents"
@@ -76,27 +79,24 @@ async def test_an_approval_of_whoever_asked_deletes_nothing() -> None:
     assert KEYRING + place.gone in await contents(place.objects)
 
 
+def fails_at(stop: int, outcome: Outcome) -> Hook:
+    """One write, that of this number, has that outcome."""
+    writes = itertools.count()
+    return lambda operation, key: outcome if next(writes) == stop else Outcome.PASS
+
+
 @pytest.mark.parametrize("outcome", [Outcome.FAIL_NOT_PERSISTED, Outcome.FAIL_PERSISTED])
 async def test_an_erasure_stopped_at_any_write_is_finished_by_the_next_run(outcome: Outcome) -> None:
-    stop, stopped = 0, True
-    while stopped:
-        place, writes, stopped = await Place().begin(), 0, False
-
-        def hook(operation: str, key: str) -> Outcome:
-            nonlocal writes, stopped
-            writes += 1
-            if writes == stop + 1:
-                stopped = True
-                return outcome
-            return Outcome.PASS
-
+    for stop in itertools.count():
+        place, hook = await Place().begin(), fails_at(stop, outcome)
         try:
             await place.run(6, FaultyObjectStore(place.objects, hook), FaultyObjectStore(place.state, hook))
         except StoreUnavailable:
             await place.done()
+        else:
+            break
         await place.run(6)
         assert await place.done()
-        stop += 1
     assert stop >= 6, "two acts, two deletions, the statement and the note that it was made"
 
 
@@ -109,3 +109,21 @@ async def test_a_statement_somebody_else_wrote_confirms_nothing() -> None:
         await overwrite(place.objects, key, forged)
         with pytest.raises(Tampered):
             await read_statement(place.site(), ORIGIN, place.fold.requests[3])
+
+
+async def test_no_follower_brings_an_erased_key_back_and_every_other_is_sent() -> None:
+    replicas = await Replicas().begin()
+    names = [subject_key_name(SOURCE, "p-" + letter * 32) for letter in "abcd"]
+    gone, *others = await SealedLedger(replicas.published).keys().create_many(names)
+    await replicas.publish()
+    site = replicas.places["near"].site
+    await replicas.follower("near").run_once()
+    assert KEYRING + gone in await contents(site.objects)
+    for keyid in (gone, others[1]):
+        await delete_data_key(site.objects, keyid)
+    epoch, erased = replicas.epoch, {gone}
+    primary = (replicas.published, site, replicas.origin, replicas.log)
+    await Follower(*primary, epoch=epoch, nonce=replicas.nonce, erased=erased).run_once()
+    sent = {key for key in await contents(site.objects) if key.startswith(KEYRING)}
+    kept = {key for key in await contents(replicas.published) if key.startswith(KEYRING)}
+    assert sent == {key for key in kept if gone not in key}

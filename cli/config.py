@@ -79,6 +79,11 @@ class LedgerPaths:
         return self.root / "ledger.sqlite"
 
     @property
+    def index(self) -> Path:
+        """The record index, where one was built; it can be deleted at any time."""
+        return self.root / "index.sqlite"
+
+    @property
     def published(self) -> Path:
         return self.root / "published"
 

@@ -58,6 +58,8 @@ class Request:
     passphrase: str
     kek: str | None = None
     """Where the key-encryption key is; None: in a file under the passphrase."""
+    sealed: bool = False
+    """Whether whatever is not declared public is sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ async def _build(ledger: Place, paths: LedgerPaths, request: Request, environmen
     store = await create_store(staged.store)
     try:
         async with Sequencer(store, SystemClock()) as sequencer:
-            events = first_events(settings, policy, announcement({keyid: wrapped}))
+            events = first_events(settings, policy, announcement({keyid: wrapped}), sealed=request.sealed)
             await sequencer.append(events, actor=environment.actor)
             await Publisher(store, published, log, origin, epoch=sequencer.epoch).publish()
     finally:
@@ -189,7 +191,9 @@ def policy_of(settings: LedgerSettings) -> bytes:
     return format_policy(make_policy(parse_vkey(settings.vkey), mirrors, threshold="any"))
 
 
-def first_events(settings: LedgerSettings, policy: bytes, keyring: dict[str, JsonValue]) -> list[Event]:
+def first_events(
+    settings: LedgerSettings, policy: bytes, keyring: dict[str, JsonValue], *, sealed: bool
+) -> list[Event]:
     """What every ledger starts with: entry 0 says which it is, then one event for each site."""
     source = acts_source(settings.origin)
     created: dict[str, JsonValue] = {
@@ -199,8 +203,9 @@ def first_events(settings: LedgerSettings, policy: bytes, keyring: dict[str, Jso
         "policy": policy.decode(),
         "recovery": settings.recovery,
         "keyring": keyring,
-        "sealing": SEALING,
     }
+    if sealed:
+        created["sealing"] = SEALING
     return [
         Event.of_json(id="created", source=source, type=CREATED, subject=settings.origin, data=created),
         *(site_added(settings.origin, site) for site in settings.sites),

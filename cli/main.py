@@ -2,91 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import io
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
-from cli.config import Environment, read_environment, read_passphrase
-from cli.logs import LogFormat, choose_format, get_logger, logs_are_json, say_more
+from cli import commands
+from cli.config import read_environment
+from cli.logs import LogFormat, choose_format, say_more
 from cli.progress import stderr
 from cli.render import one_line
-from ledger.errors import (
-    DiskFull,
-    InvalidRequest,
-    JinshiError,
-    Malformed,
-    ObjectMissing,
-    ProofInvalid,
-    StoreUnavailable,
-    Tampered,
-    Unavailable,
-)
-
-T = TypeVar("T")
+from cli.session import ExitCode, Session, exit_code_of, show_error
+from ledger.errors import DiskFull, InvalidRequest, JinshiError, StoreUnavailable, Unavailable
 
 INTERRUPTED = 128 + signal.SIGINT
-
-
-class ExitCode(IntEnum):
-    """What the command's exit status says (documented in README.md)."""
-
-    FINE = 0
-    FAILED = 1  # a check did not hold, or what was asked contradicts what is recorded
-    USAGE = 2  # the request or the input cannot be used
-    TAMPERED = 3  # a copy is not what was signed for
-    UNAVAILABLE = 4  # it could not be done now: disk full, site down, lock held
-
-
-def exit_code_of(error: JinshiError) -> ExitCode:
-    """The exit code for an error, by its place in the tree."""
-    if isinstance(error, Tampered | ProofInvalid):
-        return ExitCode.TAMPERED
-    if isinstance(error, Unavailable | ObjectMissing):
-        return ExitCode.UNAVAILABLE
-    if isinstance(error, InvalidRequest | Malformed):
-        return ExitCode.USAGE
-    return ExitCode.FAILED  # Conflict, CheckFailed
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What every command is handed: the environment and the shared options."""
-
-    environment: Environment
-    passphrase_file: Path | None
-    verbose: bool
-
-    @property
-    def ledger(self) -> Path:
-        """The ledger this command is about. Raises InvalidRequest."""
-        if self.environment.ledger is None:
-            raise InvalidRequest("no ledger is named", hint="give --ledger DIR or set JINSHI_LEDGER")
-        return self.environment.ledger
-
-    def passphrase(self, *, confirm: bool = False, what: str = "") -> str:
-        """The passphrase that protects the keys. Raises InvalidRequest."""
-        return read_passphrase(self.environment, self.passphrase_file, confirm=confirm, what=what)
-
-    def passphrase_in(self, file: Path | None) -> str:
-        """The passphrase in another file; the session's own when there is none. Raises InvalidRequest."""
-        return read_passphrase(self.environment, file or self.passphrase_file)
-
-    @property
-    def passphrase_at_hand(self) -> Callable[[], str] | None:
-        """`passphrase`, where nobody has to be asked for it; else None."""
-        given = self.passphrase_file is not None or self.environment.passphrase is not None
-        return self.passphrase if given else None
 
 
 EXAMPLES = """[bold]Examples[/]
@@ -131,40 +67,6 @@ def shared_options(
     context.obj = Session(environment, passphrase_file, verbose)
 
 
-def session_of(context: typer.Context) -> Session:
-    """The session of a running command."""
-    session = context.find_object(Session)
-    assert session is not None, "shared_options has run"
-    return session
-
-
-def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a command's asynchronous part."""
-    return asyncio.run(work())
-
-
-NEXT_STEPS: tuple[tuple[type[JinshiError], str], ...] = (
-    (Tampered, "keep it as evidence, and use another copy"),
-    (ProofInvalid, "keep it as evidence, and use another copy"),
-    (ObjectMissing, "check the place, or use another copy"),
-    (Unavailable, "try again; nothing was lost"),
-    (Malformed, "check that it is the right file, and whole"),
-    (InvalidRequest, "see jinshi --help"),
-    (JinshiError, "nothing was changed; look at what is recorded with jinshi log"),
-)
-"""What to do next where an error does not say it itself."""
-
-
-def show_error(error: JinshiError) -> None:
-    """One readable line on stderr, in text or as a log line: what happened, and what to do next."""
-    hint = error.hint or next(step for kind, step in NEXT_STEPS if isinstance(error, kind))
-    if logs_are_json():
-        get_logger().error(error.what, hint=hint, kind=type(error).__name__)
-        return
-    stderr.print("[bold red]jinshi:[/] ", end="")
-    stderr.print(one_line(f"{error.what}; {hint}"), markup=False)
-
-
 def run() -> None:
     """The entry point: every way a command can end becomes one line and an exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -183,10 +85,8 @@ def run() -> None:
 
 def main(arguments: list[str]) -> int:
     """Run one command line; returns the exit code."""
-    from cli import commands  # the commands register themselves on `app`
-
     try:
-        commands.register()
+        commands.register(app)
         result = typer.main.get_command(app).main(arguments, prog_name="jinshi", standalone_mode=False)
     except JinshiError as error:
         show_error(error)

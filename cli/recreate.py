@@ -35,7 +35,7 @@ from ledger.core.checkpoint import origin_prefix
 from ledger.core.entry import decode_entry
 from ledger.core.note import format_note
 from ledger.core.policy import Policy
-from ledger.errors import InvalidRequest, ObjectMissing
+from ledger.errors import Conflict, InvalidRequest, ObjectMissing
 from ledger.keyring import (
     KEYRING,
     RecoveryKey,
@@ -53,7 +53,7 @@ from ledger.store.base import EntryStore, ObjectStore, Prefixed
 from ledger.tasks import Report
 from restore.fetch import Newer, SiteCopy, open_site
 from restore.rebuild.ledger import rebuild
-from restore.succession import prove_continuity, succeeded, successor_origin
+from restore.succession import holds_succession, prove_continuity, succeeded, successor_origin
 
 PURPOSE = "restore"
 
@@ -120,7 +120,12 @@ async def restore_ledger(request: Request, environment: Environment, report: Rep
             staged = LedgerPaths(place.staged)
             store = await create_store(staged.store)
             try:
-                await rebuild(copy, store, report=report)
+                try:
+                    await rebuild(copy, store, report=report)
+                except Conflict as error:
+                    raise Conflict(
+                        error.what, hint=f"restore into another directory, or remove {place.staged} first"
+                    ) from error
                 for directory in (staged.log_key.parent, staged.evidence):
                     directory.mkdir(mode=0o700, exist_ok=True)
                 if request.continue_from is not None:
@@ -200,7 +205,9 @@ async def _succeed(
     keys = await _install(request, environment, copy, store, published, settings, staged)
     event = succeeded(origin, copy.opened, request.reason, about)
     async with Sequencer(store, SystemClock()) as sequencer:
-        await sequencer.append([event], actor=environment.actor)
+        # What an interrupted run has recorded stands, also where this one was given another reason.
+        if not await holds_succession(store, copy.checkpoint):
+            await sequencer.append([event], actor=environment.actor)
         await Publisher(store, published, signer, origin, epoch=sequencer.epoch).publish()
     return settings, keys
 

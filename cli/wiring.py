@@ -7,11 +7,12 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from cli.config import Environment, LedgerPaths, LedgerSettings, S3Place, SiteSettings, parse_place, read_settings
+from cli.logs import get_logger
 from cli.sealing import Passphrase, make_data_keys
 from cli.system import SystemClock, nonce
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint
@@ -28,6 +29,7 @@ from ledger.errors import (
     Tampered,
     Unavailable,
 )
+from ledger.index import IndexedEntryStore
 from ledger.keyring import RecoveryKey
 from ledger.keyring.data import DataKeys
 from ledger.keyring.erasures import read_erasures
@@ -38,6 +40,8 @@ from ledger.sealing import Opener, Sealer
 from ledger.sequencer import Sequencer
 from ledger.store.base import EntryStore, ObjectStore, Prefixed
 from ledger.store.directory import DirectoryStore
+from ledger.store.index_sqlite import SqlitePositionIndex
+from ledger.store.positions import PositionIndex
 from ledger.store.sqlite import SqliteEntryStore
 from ledger.tasks import Report
 from pki.keystore import file as keyfile
@@ -51,12 +55,16 @@ READ_SIZE_MAX = 16 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class OpenLedger:
-    """A ledger opened for reading: everything a question needs."""
+    """A ledger opened for reading: everything a question needs.
+
+    `searched` is `store`, with the record index in front of it where one was built.
+    """
 
     paths: LedgerPaths
     settings: LedgerSettings
     environment: Environment
     store: EntryStore
+    searched: EntryStore
     published: ObjectStore
     reader: Reader
 
@@ -88,7 +96,7 @@ class OpenLedger:
 
     async def opener(self, passphrase: Passphrase | None) -> Opener:
         """Opens what is sealed, with the passphrase when one is needed; None: what is sealed stays closed."""
-        return await Opener.of(self.store, None if passphrase is None else self.data_keys(passphrase))
+        return await Opener.of(self.searched, None if passphrase is None else self.data_keys(passphrase))
 
     async def follower(self, site: Site) -> Follower:
         """Ships what is published to a site, but no key that is erased."""
@@ -161,12 +169,15 @@ async def open_ledger(root: Path, environment: Environment) -> AsyncIterator[Ope
     """Open a ledger for reading. Raises InvalidRequest when `root` is none."""
     paths = LedgerPaths(root.absolute())
     settings = read_settings(paths)
-    store = await SqliteEntryStore.open(paths.store)
+    store: EntryStore = await SqliteEntryStore.open(paths.store)
+    searched = store
+    if paths.index.exists():
+        searched = IndexedEntryStore(store, record_index(paths), warn=lambda line: get_logger().warning(line))
     try:
         published = Prefixed(DirectoryStore(paths.published, create=True), origin_prefix(settings.origin))
-        yield OpenLedger(paths, settings, environment, store, published, Reader(store, published))
+        yield OpenLedger(paths, settings, environment, store, searched, published, Reader(searched, published))
     finally:
-        await store.close()
+        await searched.close()
 
 
 @asynccontextmanager
@@ -190,8 +201,8 @@ async def open_for_writing(root: Path, environment: Environment, passphrase: str
         sealer = await Sealer.open(ledger.store, ledger.data_keys(lambda: passphrase))
         sequencer = await stack.enter_async_context(Sequencer(ledger.store, SystemClock(), sealer=sealer))
         publisher = Publisher(ledger.store, ledger.published, signer, settings.origin, epoch=sequencer.epoch)
-        reader = Reader(ledger.store, ledger.published, committed=sequencer.committed)
-        ledger = OpenLedger(paths, settings, environment, ledger.store, ledger.published, reader)
+        reader = Reader(ledger.searched, ledger.published, committed=sequencer.committed)
+        ledger = replace(ledger, reader=reader)
         await publisher.publish()
         yield WritableLedger(ledger, sequencer, publisher, sealer)
 
@@ -218,6 +229,11 @@ def hold_lock(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def record_index(paths: LedgerPaths, *, create: bool = False) -> PositionIndex:
+    """The ledger's record index; nothing is opened, or made, before it is used."""
+    return SqlitePositionIndex(paths.index, create=create)
 
 
 async def create_store(path: Path) -> EntryStore:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
+from ledger.core.entry import event_time_us
 from ledger.core.merkle import (
     LeafIndex,
     Node,
@@ -26,6 +28,7 @@ from ledger.store.base import EntryStore, Head, ObjectStore, Selection, StoredEn
 from ledger.verify import AuthenticatedTiles
 
 PAGE_ENTRIES = 1_000
+_DECIMAL = re.compile(r"[0-9]{1,18}")
 
 
 class Reader:
@@ -103,6 +106,22 @@ class Reader:
         """How many entries had been recorded at that moment."""
         return await self._store.size_at(recordedtime_us)
 
+    async def size_of(self, at: str) -> int | None:
+        """How many entries to look back at: up to and with the one of that index, or all recorded by that time.
+
+        None: `at` is neither an index nor an RFC 3339 time. Raises InvalidRequest: there is no such entry.
+        """
+        if _DECIMAL.fullmatch(at):
+            size = (await self.head()).size
+            if int(at) >= size:
+                raise InvalidRequest(f"there is no entry {at}; the ledger has {size}", hint=f"ask for 0 to {size - 1}")
+            return int(at) + 1
+        try:
+            moment = event_time_us(at)
+        except Malformed:
+            return None
+        return await self.size_at(moment)
+
     async def published(self) -> OpenedCheckpoint:
         """The checkpoint shown to the world.
 
@@ -120,6 +139,19 @@ class Reader:
                 key=CHECKPOINT,
                 hint="move it aside: the next publish shows what the store has recorded",
             ) from error
+
+    async def extends(self, old: Checkpoint) -> None:
+        """Whether what is published holds exactly the entries of an older checkpoint, and then perhaps more.
+
+        Raises:
+            InvalidRequest: nothing was published, or less than that.
+            Tampered: a published tile is missing or damaged.
+            Forked: the published tree is another one.
+        """
+        published = (await self.published()).checkpoint
+        _check_covers(published, old)
+        async with self._tiles(published) as tiles:
+            await self._check_extends(tiles, old)
 
     async def prove(self, index: int, checkpoint: OpenedCheckpoint | None = None) -> Receipt:
         """A receipt for entry `index` against `checkpoint` (default: the published one), C2SP tlog-proof.
@@ -139,19 +171,10 @@ class Reader:
                 f"entry {index} is not covered by the checkpoint of size {size}",
                 hint="replicate first, or ask for an earlier entry",
             )
-        if size > published.checkpoint.size:
-            raise InvalidRequest(
-                f"the checkpoint of size {size} is newer than the published one of size {published.checkpoint.size}",
-                hint="publish first, or use an older checkpoint",
-            )
+        _check_covers(published.checkpoint, against.checkpoint)
         place, tree = LeafIndex(index), TreeSize(size)
         async with self._tiles(published.checkpoint) as tiles:
-            if (await tiles.frontier_at(size)).root() != against.checkpoint.root:
-                raise Forked(
-                    f"{self._objects.where}: the published tree does not extend the checkpoint of size {size}",
-                    key=CHECKPOINT,
-                    hint="two histories of one log: keep both, and ask who held its key",
-                )
+            await self._check_extends(tiles, against.checkpoint)
             leaves = await tiles.hashes(0, index // TILE_WIDTH)
             if leaves[index % TILE_WIDTH] != leaf_hash((await self.entry(index)).entry):
                 raise Tampered(
@@ -170,6 +193,14 @@ class Reader:
             nodes = await _nodes(tiles, consistency_nodes(TreeSize(old), TreeSize(new)), published)
         return consistency_proof(TreeSize(old), TreeSize(new), nodes.__getitem__)
 
+    async def _check_extends(self, tiles: AuthenticatedTiles, old: Checkpoint) -> None:
+        if (await tiles.frontier_at(old.size)).root() != old.root:
+            raise Forked(
+                f"{self._objects.where}: the published tree does not extend the checkpoint of size {old.size}",
+                key=CHECKPOINT,
+                hint="two histories of one log: keep both, and ask who held its key",
+            )
+
     @asynccontextmanager
     async def _tiles(self, published: Checkpoint) -> AsyncIterator[AuthenticatedTiles]:
         tiles = await AuthenticatedTiles.open(self._objects, published)
@@ -177,6 +208,14 @@ class Reader:
             yield tiles
         finally:
             tiles.close()
+
+
+def _check_covers(published: Checkpoint, old: Checkpoint) -> None:
+    if old.size > published.size:
+        raise InvalidRequest(
+            f"the checkpoint of size {old.size} is newer than the published one of size {published.size}",
+            hint="publish first, or use an older checkpoint",
+        )
 
 
 async def _nodes(tiles: AuthenticatedTiles, wanted: Sequence[Node], published: Checkpoint) -> dict[Node, bytes]:

@@ -384,7 +384,7 @@ class Sequencer:
         rows: list[Row] = []
         answer: list[Recorded] = []
         versions: dict[StreamId, int] = {}
-        placed: dict[EventKey, tuple[Entry, Recorded]] = {}
+        placed: dict[EventKey, tuple[Event, Recorded]] = {}
         recordedtime = format_time(staged.recordedtime_us)
         for one in call.events:
             key = (one.event.source, one.event.id)
@@ -392,8 +392,10 @@ class Sequencer:
                 answer.append(_first_receipt(first, one))
                 continue
             if (twin := placed.get(key)) is not None:  # twice in one call
-                _check_same(twin[0], one.sent)
-                answer.append(replace(twin[1], duplicate=True))
+                sent, recorded = twin
+                first_time = sent if sent.time is not None else sent.at(recordedtime)
+                _check_same(Entry(first_time, recorded.streamversion, recordedtime, call.actor), one.sent)
+                answer.append(replace(recorded, duplicate=True))
                 continue
             stream = stream_of(one.event)
             version = versions.get(stream, staged.versions.get(stream, self._versions.get(stream, 0)))
@@ -412,14 +414,14 @@ class Sequencer:
             rows.append(row)
             answer.append(recorded)
             versions[stream] = entry.streamversion
-            placed[key] = (replace(entry, event=replace(one.sent, time=time)), recorded)
+            placed[key] = (one.sent, recorded)
         staged.rows.extend(rows)
         staged.versions.update(versions)
         staged.answers.append((call, answer))
 
     def _stored(self, one: Addressed, time: str) -> Event:
         if self._sealer is None:
-            return one.event if one.event.time is not None else replace(one.event, time=time)
+            return one.event if one.event.time is not None else one.event.at(time)
         return self._sealer.seal(one, time)
 
 

@@ -226,8 +226,13 @@ async def verify_copy(
 
     await verify_growth(objects, (0, EMPTY_ROOT), checkpoint, on_bundle=take, report=report)
     await keyring.check(objects)
+    await check_leftovers(objects, checkpoint.size)
+
+
+async def check_leftovers(objects: ObjectStore, size: int) -> None:
+    """Check that no other object under `tile/` contradicts the verified tree of that size. Raises Tampered."""
     async for key in objects.list_keys("tile/"):
-        await _check_leftover(objects, key, checkpoint.size)
+        await _check_leftover(objects, key, size)
 
 
 async def _check_leftover(objects: ObjectStore, key: str, size: int) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-_registered = False
+import typer
 
 
-def register() -> None:
-    """Add every command to `cli.main.app`; once, however often it is called. The order is that of --help."""
-    global _registered
-    if _registered:
+def register(app: typer.Typer) -> None:
+    """Add every command to the application; once, however often it is called. The order is that of --help."""
+    if app.registered_commands:
         return
     from cli.commands import (
         drill,
         erase,
+        index,
         init,
         keys,
         prove,
@@ -21,18 +21,20 @@ def register() -> None:
         replicate,
         restore,
         serve,
+        show,
         site,
         source,
         status,
         verify,
     )
-    from cli.main import app
 
     for module in (
         init,
         source,
         record,
         read,
+        show,
+        index,
         prove,
         verify,
         site,
@@ -45,4 +47,3 @@ def register() -> None:
         erase,
     ):
         module.register(app)
-    _registered = True

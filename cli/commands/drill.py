@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.main import Session, run_async, session_of
 from cli.progress import progress_bar
+from cli.session import Session, run_async, session_of
 from cli.system import SystemClock
 from cli.wiring import create_store, load_log_key, open_for_writing, open_ledger, os_errors, read_policy
 from ledger.errors import CheckFailed, LockHeld, Tampered

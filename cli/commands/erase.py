@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import erasing, render
-from cli.main import Session, run_async, session_of
+from cli.session import Session, run_async, session_of
 from cli.wiring import open_for_writing, open_ledger
 from ledger.errors import InvalidRequest
 from ledger.keyring.erasures import PRIMARY, Erasure, Erasures, read_erasures

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.main import run_async, session_of
+from cli.session import run_async, session_of
 
 EXAMPLES = """[bold]Examples[/]
 
   jinshi init /srv/ledger
-  jinshi init /srv/台账 --origin ledger.example.gov/divisions
+  jinshi init /srv/台账 --origin ledger.example.gov/divisions --sealed
   jinshi --passphrase-file /run/secrets/jinshi init /srv/ledger --keys /media/keys
   BAO_TOKEN=... jinshi init /srv/ledger --kek openbao+https://bao.example.gov:8200/transit/jinshi
 """
@@ -37,6 +37,9 @@ def init(
         str | None,
         typer.Option(metavar="URL", help="The key that protects data keys, in OpenBao.  [default: a file in DIR]"),
     ] = None,
+    sealed: Annotated[
+        bool, typer.Option("--sealed", help="Seal every source that is not declared public (see docs/sealing.md).")
+    ] = False,
     sites: Annotated[bool, typer.Option("--sites/--no-sites", help="Make the two default sites in DIR-sites.")] = True,
 ) -> None:
     """Make a new ledger in DIR: SQLite, keys under a passphrase, and two directory sites beside it.
@@ -53,6 +56,7 @@ def init(
         with_sites=sites,
         passphrase=session.passphrase(confirm=True, what=" for the new ledger's keys"),
         kek=kek,
+        sealed=sealed,
     )
     made = run_async(lambda: create_ledger(request, session.environment))
     paths, settings = made.paths, made.settings
@@ -63,7 +67,8 @@ def init(
         "origin": settings.origin,
         "verifier key": settings.vkey,
         "log key": str(paths.log_key),
-        "sealing": f"every source that is not declared public; data keys are wrapped under {settings.kek}",
+        "sealing": f"{'all but what is declared public' if sealed else 'what is declared sealed or personal'}; "
+        f"data keys are wrapped under {settings.kek}",
         **{f"site {site.name}": site.url for site in settings.sites},
         "keys": settings.keys,
     }

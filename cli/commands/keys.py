@@ -9,9 +9,9 @@ import typer
 
 from cli import render
 from cli.config import LedgerPaths, read_settings
-from cli.main import Session, run_async, session_of
 from cli.progress import progress_bar
 from cli.sealing import KeysOfSource, Rotated, list_keys, make_kek, recover_keys, rotate, write_settings
+from cli.session import Session, run_async, session_of
 from cli.wiring import hold_lock, load_log_key, load_recovery_key, open_ledger, write_file
 from ledger.errors import InvalidRequest
 

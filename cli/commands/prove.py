@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.main import Session, run_async, session_of
+from cli.session import Session, run_async, session_of
 from cli.wiring import accepts, merged, open_ledger, write_file
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.core.proof import EXTENSION, format_receipt

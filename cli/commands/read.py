@@ -6,16 +6,18 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli import render
-from cli.main import Session, run_async, session_of
+from cli.moments import AT_HELP, MOMENT, find_size, size_at
 from cli.sealing import Passphrase
-from cli.wiring import open_ledger, write_file
+from cli.session import Session, run_async, session_of
+from cli.wiring import OpenLedger, open_ledger, write_file
 from ledger.capture.describe import Change, Description, describe
 from ledger.capture.exporter import Exported, export_register
 from ledger.core.canonical import JsonValue, is_canonical, parse_json
@@ -34,17 +36,22 @@ LOG_EXAMPLES = """[bold]Examples[/]
   jinshi log --subject 110101
   jinshi log --type record.retired.v1 --since 2023-01-01T00:00:00Z --all --json
   jinshi log --index 4711
+  jinshi log --subject 110101 --recorded-since 2026-11-01T00:00:00Z --recorded-until 2026-12-01T00:00:00Z   # who?
+  jinshi log --actor local:zhang --all             # everything they did
+  jinshi log --source urn:cn:divisions:areas --at record.tlog-proof   # as of a receipt or checkpoint
   jinshi log --source urn:cn:divisions:areas --follow
 """
 HISTORY_EXAMPLES = """[bold]Examples[/]
 
   jinshi history 110101
   jinshi history 110101 --source urn:cn:divisions:areas --json
+  jinshi history 110101 --at 2026-11-24T01:53:35Z  # what was known then
 """
 EXPORT_EXAMPLES = """[bold]Examples[/]
 
   jinshi export --source urn:cn:divisions:areas --at 2018-02-04 -o areas.csv
   jinshi export --source urn:cn:divisions:areas --at 2026-11-24T01:53:35Z > then.csv
+  jinshi export --source urn:cn:divisions:areas --at checkpoint.txt > signed.csv
 """
 
 
@@ -65,7 +72,9 @@ def log(
     ] = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help="Happened at or after (RFC 3339).")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Happened before.")] = None,
+    recorded_since: Annotated[str | None, typer.Option(metavar="TIME", help="Recorded at or after.")] = None,
     recorded_until: Annotated[str | None, typer.Option(metavar="TIME", help="Recorded before: what we knew.")] = None,
+    at: Annotated[str | None, typer.Option(metavar=MOMENT, help=AT_HELP)] = None,
     index: Annotated[str | None, typer.Option(metavar="N|N..M", help="One entry, or those from N up to M.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
     all_: Annotated[bool, typer.Option("--all", help="All that match, however many.")] = False,
@@ -81,8 +90,8 @@ def log(
     """
     session = session_of(context)
     start, stop = _range(index)
-    if follow and (index is not None or recorded_until is not None):
-        raise InvalidRequest("--follow has no end", hint="leave out --index and --recorded-until")
+    if follow and (index is not None or recorded_until is not None or at is not None):
+        raise InvalidRequest("--follow has no end", hint="leave out --index, --recorded-until and --at")
     what = Selection(
         start=start,
         stop=stop,
@@ -94,8 +103,9 @@ def log(
         time_until_us=_time(until),
         recorded_until_us=_time(recorded_until),
     )
+    asked = Asked(what, None if all_ else limit, at, _time(recorded_since))
     passphrase = None if sealed else session.passphrase_at_hand
-    shown = run_async(lambda: _log(session, passphrase, what, None if all_ else limit, json=json, follow=follow))
+    shown = run_async(lambda: _log(session, passphrase, asked, json=json, follow=follow))
     if not shown:
         render.note("no entry matches")
 
@@ -113,12 +123,33 @@ def _range(index: str | None) -> tuple[int, int | None]:
     return int(first), int(last if dots else first) + 1
 
 
-async def _log(
-    session: Session, passphrase: Passphrase | None, what: Selection, limit: int | None, *, json: bool, follow: bool
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What `log` is to show: the selection, and what only the ledger can turn into indexes."""
+
+    what: Selection
+    limit: int | None
+    at: str | None
+    recorded_since_us: int | None
+
+
+async def as_of(ledger: OpenLedger, what: Selection, at: str | None) -> Selection:
+    """The selection among the entries there were at that moment. Raises as `cli.moments.size_at`."""
+    if at is None:
+        return what
+    size = await size_at(ledger, at)
+    render.note(f"as of {render.one_line(at)}: the first {render.count(size, 'entry')}")
+    return replace(what, stop=size if what.stop is None else min(what.stop, size))
+
+
+async def _log(session: Session, passphrase: Passphrase | None, asked: Asked, *, json: bool, follow: bool) -> int:
     count = 0
     async with open_ledger(session.ledger, session.environment) as ledger:
         opener = await ledger.opener(passphrase)
+        what, limit = await as_of(ledger, asked.what, asked.at), asked.limit
+        if asked.recorded_since_us is not None:
+            earlier = await ledger.reader.size_at(asked.recorded_since_us - 1)
+            what = replace(what, start=max(what.start, earlier))
         wanted = await opener.selections(what)
         columns = render.Columns.of("INDEX", "RECORDED", "TYPE", "SUBJECT", "ACTOR", "DATA")
         start = what.start if limit is None else await _start_of_newest(ledger.reader, wanted, limit)
@@ -148,7 +179,7 @@ async def _start_of_newest(reader: Reader, wanted: Sequence[Selection], limit: i
     return min(sorted(newest, reverse=True)[:limit], default=wanted[0].start)
 
 
-async def _merged(reader: Reader, wanted: Sequence[Selection]) -> AsyncGenerator[StoredEntry, None]:
+async def merged(reader: Reader, wanted: Sequence[Selection]) -> AsyncGenerator[StoredEntry, None]:
     """The entries of every selection, each once, in order of their indexes."""
     streams = [reader.selected(what) for what in wanted]
     heads = [await anext(stream, None) for stream in streams]
@@ -165,7 +196,7 @@ async def _opened(
 ) -> AsyncIterator[tuple[StoredEntry, Opened]]:
     """Entries as stored and as opened, some of them at a time."""
     page: list[StoredEntry] = []
-    async with aclosing(_merged(reader, wanted)) as entries:
+    async with aclosing(merged(reader, wanted)) as entries:
         async for stored in entries:
             page.append(stored)
             if len(page) == OPENED_PAGE:
@@ -211,18 +242,21 @@ def history(
     context: typer.Context,
     subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="The record, by its key.")],
     source: Annotated[str | None, typer.Option(metavar="URI", help="Of this register only.")] = None,
+    at: Annotated[str | None, typer.Option(metavar=MOMENT, help=AT_HELP)] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """What became of one record: what changed, when, by whom."""
     session = session_of(context)
-    if not run_async(lambda: _history(session, Selection(subject=subject, source=source), json)):
-        raise InvalidRequest(f"nothing is recorded of {subject!r}", hint="look for it with: jinshi log")
+    if not run_async(lambda: _history(session, Selection(subject=subject, source=source), at, json)):
+        then = "" if at is None else " by then"
+        raise InvalidRequest(f"nothing is recorded of {subject!r}{then}", hint="look for it with: jinshi log")
 
 
-async def _history(session: Session, what: Selection, json: bool) -> int:
+async def _history(session: Session, what: Selection, at: str | None, json: bool) -> int:
     count = 0
     async with open_ledger(session.ledger, session.environment) as ledger:
         opener = await ledger.opener(session.passphrase)
+        what = await as_of(ledger, what, at)
         async for _, one in _opened(opener, ledger.reader, await opener.selections(what)):
             _show_change(one, json, first=count == 0)
             count += 1
@@ -261,9 +295,7 @@ def _change(one: Change) -> str:
 def export(
     context: typer.Context,
     source: Annotated[str, typer.Option(metavar="URI", help="Which register.")],
-    at: Annotated[
-        str | None, typer.Option(metavar="EDITION|INDEX|TIME", help="As it stood then.  [default: now]")
-    ] = None,
+    at: Annotated[str | None, typer.Option(metavar=f"EDITION|{MOMENT}", help=f"{AT_HELP}  [default: now]")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to.  [default: stdout]")
     ] = None,
@@ -284,4 +316,5 @@ def export(
 
 async def _export(session: Session, source: str, at: str | None) -> Exported:
     async with open_ledger(session.ledger, session.environment) as ledger:
-        return await export_register(ledger.reader, source, at, opener=await ledger.opener(session.passphrase))
+        opener = await ledger.opener(session.passphrase)
+        return await export_register(ledger.reader, source, at, opener=opener, size_of=partial(find_size, ledger))

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.main import Session, run_async, session_of
 from cli.progress import progress_bar
+from cli.session import Session, run_async, session_of
 from cli.wiring import open_for_writing, read_file
 from ledger.capture.cloudevents import LINE_SIZE_MAX, Appended, append_lines
 from ledger.capture.importer import EDITION_SIZE_MAX, Imported, Request, import_edition

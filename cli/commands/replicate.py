@@ -12,9 +12,9 @@ from cli import render
 from cli.config import LedgerPaths, read_settings
 from cli.erasing import settle
 from cli.logs import get_logger
-from cli.main import ExitCode, Session, exit_code_of, run_async, session_of
 from cli.progress import progress_bars
 from cli.replicating import Keys, Outcome, log_news, replicate_site
+from cli.session import ExitCode, Session, exit_code_of, run_async, session_of
 from cli.wiring import load_log_key, open_for_writing, open_ledger
 from ledger.errors import Fenced, InvalidRequest, LockHeld, MalformedNote, SiteUnavailable
 from ledger.tasks import Report, run_bounded

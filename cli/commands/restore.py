@@ -9,10 +9,10 @@ import typer
 
 from cli import render
 from cli.config import LedgerPaths, read_settings
-from cli.main import Session, run_async, session_of
 from cli.predecessor import record_predecessor
 from cli.progress import progress_bar
 from cli.recreate import Request, Restored, restore_ledger
+from cli.session import Session, run_async, session_of
 from cli.wiring import read_newer_file
 from ledger.errors import InvalidRequest
 

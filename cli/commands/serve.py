@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.main import session_of
+from cli.session import session_of
 from ledger.errors import InvalidRequest
 
 EXAMPLES = """[bold]Examples[/]

@@ -9,7 +9,7 @@ import typer
 from cli import render
 from cli.commands.status import show_sites, site_states
 from cli.config import LedgerPaths, read_settings
-from cli.main import run_async, session_of
+from cli.session import run_async, session_of
 from cli.sites import Request, add_site
 
 ADD_EXAMPLES = """[bold]Examples[/]

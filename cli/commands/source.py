@@ -8,8 +8,8 @@ import typer
 
 from cli import render
 from cli.config import Environment, LedgerPaths, read_settings
-from cli.main import Session, run_async, session_of
 from cli.sealing import new_kek, write_settings
+from cli.session import Session, run_async, session_of
 from cli.wiring import hold_lock, load_log_key, open_for_writing, open_ledger, write_file
 from ledger.core.entry import fits_attribute
 from ledger.errors import InvalidRequest

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.main import Session, run_async, session_of
+from cli.session import Session, run_async, session_of
 from cli.system import SystemClock
 from cli.wiring import OpenLedger, open_ledger
 from ledger.core.entry import decode_entry

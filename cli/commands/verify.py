@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.main import Session, run_async, session_of
 from cli.progress import progress_bar
+from cli.session import Session, run_async, session_of
 from cli.system import SystemClock
 from cli.wiring import mirror_memory, open_ledger, read_file, read_newer_file, read_policy
 from ledger.auditor import Audited, audit_ledger

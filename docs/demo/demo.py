@@ -85,13 +85,6 @@ def record(demo: Demo, editions: list[Path]) -> None:
     demo.jinshi("init", "ledger", "--origin", "demo.example/divisions", shows="is a ledger")
 
     demo.step(
-        "Declare the register public",
-        """Everything is sealed unless it is declared public. The divisions are published by the state, so that anybody
-        may read them at any site.""",
-    )
-    demo.jinshi("source", "declare", SOURCE, "--public", shows="is public from now on")
-
-    demo.step(
         "Record eight published editions of China's county-level divisions",
         """Each edition is a CSV file. Only what changed since the last one is recorded, record by record, and a closing
         event seals the edition with its digest. No copy of the file is stored.""",

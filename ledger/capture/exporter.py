@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ledger.capture.dialect import render
 from ledger.capture.importer import CLEAR, recorded
 from ledger.capture.layout import in_later_order
 from ledger.capture.register import SEALED, Edition, Register
-from ledger.core.entry import decode_entry, event_time_us
-from ledger.errors import InvalidRequest, Malformed, MalformedEvent, Tampered
+from ledger.core.entry import decode_entry
+from ledger.errors import InvalidRequest, Tampered
 from ledger.reader import Reader
 from ledger.sealing import Opener
 from ledger.store.base import Selection
 
-_DECIMAL = re.compile(r"[0-9]{1,18}")
+SizeOf = Callable[[str], Awaitable[int | None]]
+"""How many entries of the log a word stands for; None: none that it knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,12 @@ class Exported:
     erased: int = 0
 
 
-async def export_register(reader: Reader, source: str, at: str | None, *, opener: Opener = CLEAR) -> Exported:
-    """The register `source` as it stood at `at`: an edition's name, an entry's index, or a time; None: now.
+async def export_register(
+    reader: Reader, source: str, at: str | None, *, opener: Opener = CLEAR, size_of: SizeOf | None = None
+) -> Exported:
+    """The register `source` as it stood at `at`: an edition's name, or what `size_of` knows; None: now.
+
+    By default that is an entry's index, or a time (`Reader.size_of`).
 
     At an edition the bytes are those that were imported, and are compared with its recorded digest. Between two
     editions the last one's dialect and order are used.
@@ -46,7 +51,7 @@ async def export_register(reader: Reader, source: str, at: str | None, *, opener
         Tampered: the rebuilt edition is not the one that was sealed.
         MalformedCsv: an entry cannot be read as a register's.
     """
-    stop = await _stop(reader, source, at, opener)
+    stop = await _stop(reader, source, at, opener, size_of or reader.size_of)
     register = await recorded(reader, source, stop=stop, opener=opener)
     edition = register.last
     if edition is None:
@@ -72,8 +77,8 @@ async def _unchanged(reader: Reader, source: str, edition: Edition, stop: int) -
     return not later
 
 
-async def _stop(reader: Reader, source: str, at: str | None, opener: Opener) -> int:
-    """How many entries of the log count: up to and with the edition's seal, the index, or what was recorded by then."""
+async def _stop(reader: Reader, source: str, at: str | None, opener: Opener, size_of: SizeOf) -> int:
+    """How many entries of the log count: up to and with the edition's seal, or as `size_of` says."""
     size = (await reader.head()).size
     if not await reader.select(Selection(source=source), limit=1):
         raise InvalidRequest(f"nothing is recorded of {source}", hint="see which sources there are with: jinshi log")
@@ -86,18 +91,13 @@ async def _stop(reader: Reader, source: str, at: str | None, opener: Opener) -> 
         if name == at:
             return one.index + 1
         names.append(str(name))
-    if _DECIMAL.fullmatch(at):
-        if int(at) >= size:
-            raise InvalidRequest(f"there is no entry {at}; the ledger has {size}", hint=f"ask for 0 to {size - 1}")
-        return int(at) + 1
-    try:
-        return await reader.size_at(event_time_us(at))
-    except (MalformedEvent, Malformed) as error:
-        known = ", ".join(names[-8:]) or "none"
-        raise InvalidRequest(
-            f"{at!r} is no edition of {source}, no index and no time",
-            hint=f"editions: {known}; a time looks like 2026-11-24T01:53:35Z",
-        ) from error
+    if (found := await size_of(at)) is not None:
+        return found
+    known = ", ".join(names[-8:]) or "none"
+    raise InvalidRequest(
+        f"{at!r} is no edition of {source}, no index, no time and no checkpoint",
+        hint=f"editions: {known}; a time looks like 2026-11-24T01:53:35Z",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,21 @@ class Event:
         """An event with JSON data. Raises Malformed when the data has no canonical JSON."""
         return cls(id=id, source=source, type=type, subject=subject, time=time, data=canonicalize(data))
 
+    def at(self, time: str) -> Event:
+        """The same event with this time (written out: `dataclasses.replace` takes twice as long)."""
+        return Event(
+            self.id,
+            self.source,
+            self.type,
+            self.subject,
+            time,
+            self.datacontenttype,
+            self.data,
+            self.dataref,
+            self.keyid,
+            self.extensions,
+        )
+
     @property
     def json_data(self) -> JsonValue:
         """The data, parsed. Raises Malformed: there is none, or it is not JSON without floats."""

@@ -5,8 +5,9 @@ wraps go. Killed anywhere, it is carried on by running it again; the log is not 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 
-from ledger.errors import ObjectMissing, Tampered
+from ledger.errors import ImmutableConflict, ObjectMissing, Tampered
 from ledger.keyring.data import (
     BATCH_KEYS_MAX,
     KEYRING,
@@ -81,10 +82,7 @@ async def _wrap_batch(objects: ObjectStore, keyids: list[str], unwrap: Unwrap, n
     if lacking:
         wrapped = await new.wrap_many([(key, wrap_context(keyid)) for keyid, key in lacking])
         await run_bounded(
-            (
-                objects.put_immutable(f"{KEYRING}{keyid}.{new.name}", data)
-                for (keyid, _), data in zip(lacking, wrapped, strict=True)
-            ),
+            (_put(objects, keyid, new, data) for (keyid, _), data in zip(lacking, wrapped, strict=True)),
             parallel=OBJECTS_PARALLEL,
         )
     stored = [(await _wrap_of(objects, keyid, new), wrap_context(keyid)) for keyid in keyids]
@@ -104,6 +102,13 @@ async def drop_wraps(objects: ObjectStore, *, keep: Iterable[str]) -> int:
             await objects.purge(key)
             dropped += 1
     return dropped
+
+
+async def _put(objects: ObjectStore, keyid: str, kek: KeyEncryptionKey, data: bytes) -> None:
+    # A write that was given up may still have landed. Wrapping is never the same twice: whichever is there is as good,
+    # and is opened before anything is taken away.
+    with suppress(ImmutableConflict):
+        await objects.put_immutable(f"{KEYRING}{keyid}.{kek.name}", data)
 
 
 async def _has(objects: ObjectStore, keyid: str, kek: KeyEncryptionKey) -> bool:

@@ -32,7 +32,7 @@ from tests.fault.worker import Life
 REPOSITORY = Path(__file__).parents[2]
 KILLS = 60
 EDGE_KILLS = 20  # of three loops of KILLS and this one, 200 together
-WHOLE_EVERY = 12
+WHOLE_EVERY = 20
 OUTSIDE_SHARE = 0.25  # of the lives that are killed by somebody else, at any moment
 RESUME_SHARE = 0.3  # of the lives killed at something new that are followed by one that only carries on
 COMMIT_POINT = re.compile("commit|record_checkpoint|replace")  # ... and all of those

@@ -167,6 +167,9 @@ def test_an_interrupted_restore_is_finished_by_repeating_it(lost: Jinshi, monkey
         patched.setattr("restore.rebuild.ledger.COMMIT_ENTRIES", 100)
         patched.setattr("cli.recreate.sync_tree", interrupted)
         lost("restore", "ledger", *options(lost), code=130)
+    with monkeypatch.context() as patched:  # it has recorded whom it succeeds, and why: that stands
+        patched.setattr("cli.recreate.sync_tree", interrupted)
+        lost("restore", "ledger", *options(lost), "--reason", "another", code=130)
     with monkeypatch.context() as patched:
         patched.setattr(Place, "settle", interrupted)
         lost("restore", "ledger", *options(lost), code=130)

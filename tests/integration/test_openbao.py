@@ -62,7 +62,7 @@ async def test_what_openbao_refuses_is_said_in_one_line(server: OpenBao) -> None
 def test_a_ledger_whose_openbao_is_sealed_or_stopped_loses_nothing(server: OpenBao, tmp_path: Path) -> None:
     url = f"openbao+{server.address}/transit/ledger"
     jinshi = Jinshi(tmp_path, tmp_path / "ledger").with_environment(BAO_TOKEN=server.token, HTTP_PROXY="http://[::1]:1")
-    jinshi("init", tmp_path / "ledger", "--kek", url)
+    jinshi("init", tmp_path / "ledger", "--kek", url, "--sealed")
     assert not list((tmp_path / "ledger" / "keys").glob("file-*"))
     jinshi("append", stdin=events(5))
     jinshi("replicate", "--once")
@@ -95,7 +95,7 @@ def test_a_ledger_whose_openbao_is_sealed_or_stopped_loses_nothing(server: OpenB
 def test_rotation_between_openbao_and_a_file_and_a_restore_with_openbao_alone(server: OpenBao, tmp_path: Path) -> None:
     first, second = (f"openbao+{server.address}/transit/{name}" for name in ("first", "second"))
     jinshi = Jinshi(tmp_path, tmp_path / "ledger").with_environment(BAO_TOKEN=server.token)
-    jinshi("init", tmp_path / "ledger")
+    jinshi("init", tmp_path / "ledger", "--sealed")
     jinshi("append", stdin=events(5))
     jinshi("keys", "rotate", "--to", first)
     assert not list((tmp_path / "ledger" / "keys").glob("file-*")), "the old key is destroyed"

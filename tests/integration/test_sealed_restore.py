@@ -19,7 +19,7 @@ CUSTODIANS = "the custodians' own passphrase"
 def lost(tmp_path: Path) -> Jinshi:
     """What is left of a ledger with sealed and personal entries: its remote site, its policy, its recovery key."""
     jinshi = Jinshi(tmp_path, tmp_path / "ledger").with_environment(JINSHI_PASSPHRASE=CUSTODIANS)
-    jinshi("init", tmp_path / "ledger", "--origin", ORIGIN)
+    jinshi("init", tmp_path / "ledger", "--origin", ORIGIN, "--sealed")
     jinshi("source", "declare", PERSONAL, "--personal")
     jinshi("append", stdin=events(5) + events(9, source=PERSONAL))
     jinshi("replicate", "--once")
@@ -79,7 +79,7 @@ def test_without_it_everything_is_there_and_opens_once_the_custodians_come(lost:
 
 def test_a_wrong_recovery_key_restores_nothing_half(lost: Jinshi) -> None:
     other = lost.at(lost.directory / "other")
-    other("init", lost.directory / "other")
+    other("init", lost.directory / "other", "--sealed")
     key = lost.directory / "other-keys" / "recovery.key"
     assert "does not open with this recovery key" in restore(lost, "--recovery-key", key, code=3)
     assert not (lost.directory / "restored").exists()

@@ -194,9 +194,9 @@ def _stdin(data: bytes) -> Iterator[None]:
 
 
 def ledger_in(directory: Path, *options: str) -> Jinshi:
-    """A new ledger, and the command that works on it."""
+    """A new ledger, sealed but for what is declared public, and the command that works on it."""
     jinshi = Jinshi(directory, directory / "台账")
-    jinshi("init", jinshi.ledger, *options)
+    jinshi("init", jinshi.ledger, "--sealed", *options)
     return jinshi
 
 

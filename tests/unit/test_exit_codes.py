@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import ledger.errors
-from cli.main import ExitCode, exit_code_of, show_error
+from cli.session import ExitCode, exit_code_of, show_error
 from ledger.errors import JinshiError, ObjectMissing, Pushback
 
 TAMPERED = {"Tampered", "Untrusted", "RolledBack", "Forked", "ProofInvalid"}

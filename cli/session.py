@@ -1,0 +1,113 @@
+"""What every command is handed, and what its errors become: one line and an exit code. The options are main.py's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from cli.config import Environment, read_passphrase
+from cli.logs import get_logger, logs_are_json
+from cli.progress import stderr
+from cli.render import one_line
+from ledger.errors import (
+    InvalidRequest,
+    JinshiError,
+    Malformed,
+    ObjectMissing,
+    ProofInvalid,
+    Tampered,
+    Unavailable,
+)
+
+T = TypeVar("T")
+
+
+class ExitCode(IntEnum):
+    """What the command's exit status says (documented in README.md)."""
+
+    FINE = 0
+    FAILED = 1  # a check did not hold, or what was asked contradicts what is recorded
+    USAGE = 2  # the request or the input cannot be used
+    TAMPERED = 3  # a copy is not what was signed for
+    UNAVAILABLE = 4  # it could not be done now: disk full, site down, lock held
+
+
+def exit_code_of(error: JinshiError) -> ExitCode:
+    """The exit code for an error, by its place in the tree."""
+    if isinstance(error, Tampered | ProofInvalid):
+        return ExitCode.TAMPERED
+    if isinstance(error, Unavailable | ObjectMissing):
+        return ExitCode.UNAVAILABLE
+    if isinstance(error, InvalidRequest | Malformed):
+        return ExitCode.USAGE
+    return ExitCode.FAILED  # Conflict, CheckFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What every command is handed: the environment and the shared options."""
+
+    environment: Environment
+    passphrase_file: Path | None
+    verbose: bool
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger this command is about. Raises InvalidRequest."""
+        if self.environment.ledger is None:
+            raise InvalidRequest("no ledger is named", hint="give --ledger DIR or set JINSHI_LEDGER")
+        return self.environment.ledger
+
+    def passphrase(self, *, confirm: bool = False, what: str = "") -> str:
+        """The passphrase that protects the keys. Raises InvalidRequest."""
+        return read_passphrase(self.environment, self.passphrase_file, confirm=confirm, what=what)
+
+    def passphrase_in(self, file: Path | None) -> str:
+        """The passphrase in another file; the session's own when there is none. Raises InvalidRequest."""
+        return read_passphrase(self.environment, file or self.passphrase_file)
+
+    @property
+    def passphrase_at_hand(self) -> Callable[[], str] | None:
+        """`passphrase`, where nobody has to be asked for it; else None."""
+        given = self.passphrase_file is not None or self.environment.passphrase is not None
+        return self.passphrase if given else None
+
+
+def session_of(context: typer.Context) -> Session:
+    """The session of a running command."""
+    session = context.find_object(Session)
+    assert session is not None, "shared_options has run"
+    return session
+
+
+def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a command's asynchronous part."""
+    return asyncio.run(work())
+
+
+NEXT_STEPS: tuple[tuple[type[JinshiError], str], ...] = (
+    (Tampered, "keep it as evidence, and use another copy"),
+    (ProofInvalid, "keep it as evidence, and use another copy"),
+    (ObjectMissing, "check the place, or use another copy"),
+    (Unavailable, "try again; nothing was lost"),
+    (Malformed, "check that it is the right file, and whole"),
+    (InvalidRequest, "see jinshi --help"),
+    (JinshiError, "nothing was changed; look at what is recorded with jinshi log"),
+)
+"""What to do next where an error does not say it itself."""
+
+
+def show_error(error: JinshiError) -> None:
+    """One readable line on stderr, in text or as a log line: what happened, and what to do next."""
+    hint = error.hint or next(step for kind, step in NEXT_STEPS if isinstance(error, kind))
+    if logs_are_json():
+        get_logger().error(error.what, hint=hint, kind=type(error).__name__)
+        return
+    stderr.print("[bold red]jinshi:[/] ", end="")
+    stderr.print(one_line(f"{error.what}; {hint}"), markup=False)

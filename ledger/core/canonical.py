@@ -19,7 +19,7 @@ NESTING_MAX = 100
 """How deep arrays and objects may stand within each other. A bound of our own, far below the interpreter's, so that
 whether bytes can be read never depends on how deep in the program they are read."""
 
-# The standard library's encoder escapes exactly what RFC 8785 §3.2.2.2 does, but sorts keys by code point, not by
+# orjson and the standard library escape exactly what RFC 8785 §3.2.2.2 does, but sort keys by code point, not by
 # UTF-16 code unit (§3.2.3). The two orders differ only where a character beyond U+FFFF meets one from U+E000 to U+FFFF:
 # where there is one beyond, the slower library decides. A property test holds both to the same bytes.
 _quick = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -37,14 +37,14 @@ def canonicalize(value: JsonValue) -> bytes:
     _check(value, NESTING_MAX)
     try:
         return _dump(value)
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+    except (rfc8785.CanonicalizationError, orjson.JSONEncodeError, UnicodeEncodeError) as error:
         raise Malformed(f"the value has no canonical JSON ({error})") from error
 
 
 def _dump(value: JsonValue) -> bytes:
     """Canonical bytes of a value that `_check` accepts."""
-    data = _quick.encode(value).encode("utf-8")
-    return rfc8785.dumps(value) if _ORDER_MAY_DIFFER.search(data) else data
+    data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return rfc8785.dumps(value) if not data.isascii() and _ORDER_MAY_DIFFER.search(data) else data
 
 
 def _check(value: object, nesting: int) -> None:
@@ -114,7 +114,7 @@ def parse_canonical(data: bytes, *, nesting_max: int = NESTING_MAX) -> JsonValue
     try:
         if _dump(value) != data:
             raise Malformed("its bytes are not canonical JSON")
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+    except (rfc8785.CanonicalizationError, orjson.JSONEncodeError, UnicodeEncodeError) as error:
         raise Malformed(f"it has no canonical JSON ({error})") from error
     return value
 

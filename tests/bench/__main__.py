@@ -1,6 +1,6 @@
 """`make bench`: every benchmark pairs us with a limit in the same run and prints the ratio. Never a test.
 
-python -m tests.bench [append|merkle|restore|memory] ... [--entries N] [--rounds N]
+python -m tests.bench [append|merkle|restore|memory|postgres] ... [--entries N] [--rounds N]
 """
 
 from __future__ import annotations
@@ -12,9 +12,15 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import append, merkle, restore
+from tests.bench import append, merkle, postgres, restore
 
-BENCHES = {"append": append.run, "merkle": merkle.run, "restore": restore.run, "memory": restore.run_memory}
+BENCHES = {
+    "append": append.run,
+    "merkle": merkle.run,
+    "restore": restore.run,
+    "memory": restore.run_memory,
+    "postgres": postgres.run,
+}
 
 
 def main() -> None:

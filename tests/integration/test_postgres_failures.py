@@ -91,6 +91,7 @@ async def losing_the_answer_to(word: bytes, place: PostgresPlace) -> AsyncIterat
                 if cut.is_set():
                     return
                 writer.write(data)
+            writer.close()  # the server has hung up: so does the proxy
 
         back = asyncio.create_task(answers())
         try:

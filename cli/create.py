@@ -21,7 +21,6 @@ from cli.wiring import (
     create_mirror_key,
     create_recovery_key,
     create_store,
-    hold_lock,
     load_log_key,
     open_place,
     os_errors,
@@ -34,6 +33,7 @@ from ledger.core.entry import Event
 from ledger.core.note import VerifierKey, parse_vkey
 from ledger.core.policy import format_policy, make_policy
 from ledger.errors import InvalidRequest
+from ledger.files import hold_lock
 from ledger.keyring import KEYRING, announcement, keyring_object
 from ledger.publisher import Publisher
 from ledger.sequencer import Sequencer

@@ -21,6 +21,7 @@ from cli.progress import stderr
 from cli.render import one_line
 from cli.session import ExitCode, Session, exit_code_of, show_error
 from ledger.errors import DiskFull, InvalidRequest, JinshiError, StoreUnavailable, Unavailable
+from ledger.files import is_full
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -122,7 +123,7 @@ def _output_failed(error: OSError) -> int:
     if error.errno == errno.EPIPE:  # head(1), less(1): the reader has seen enough
         _drop_output()
         return ExitCode.FINE
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = is_full(error)
     what = f"{error.filename or 'the output'} cannot be read or written ({error.strerror or error})"
     hint = "free space, or choose another place" if full else "check permissions, or choose another place"
     show_error((DiskFull if full else StoreUnavailable)(what, hint=hint))

@@ -19,7 +19,6 @@ from cli.system import SystemClock
 from cli.wiring import (
     create_log_key,
     create_store,
-    hold_lock,
     import_log_key,
     load_log_key,
     load_recovery_key,
@@ -36,6 +35,7 @@ from ledger.core.entry import decode_entry
 from ledger.core.note import format_note
 from ledger.core.policy import Policy
 from ledger.errors import Conflict, InvalidRequest, ObjectMissing
+from ledger.files import hold_lock
 from ledger.keyring import (
     KEYRING,
     RecoveryKey,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -22,13 +20,13 @@ from ledger.core.proof import HEADER, parse_receipt
 from ledger.errors import (
     DiskFull,
     InvalidRequest,
-    LockHeld,
     Malformed,
     ObjectMissing,
     StoreUnavailable,
     Tampered,
     Unavailable,
 )
+from ledger.files import hold_lock, is_full
 from ledger.index import IndexedEntryStore
 from ledger.keyring import RecoveryKey
 from ledger.keyring.data import DataKeys
@@ -207,30 +205,6 @@ async def open_for_writing(root: Path, environment: Environment, passphrase: str
         yield WritableLedger(ledger, sequencer, publisher, sealer)
 
 
-@contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on a file, released when the process ends in whatever way. Raises LockHeld."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreUnavailable(f"{path} cannot be opened ({error.strerror})", hint="check its permissions") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise LockHeld(
-                f"{path.parent} is being written by another process (pid {holder})",
-                hint="wait until it has finished, or end it",
-            ) from error
-        with os_errors(path):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def record_index(paths: LedgerPaths, *, create: bool = False) -> PositionIndex:
     """The ledger's record index; nothing is opened, or made, before it is used."""
     return SqlitePositionIndex(paths.index, create=create)
@@ -401,7 +375,7 @@ def os_errors(path: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = is_full(error)
         raise (DiskFull if full else StoreUnavailable)(
             f"{path or error.filename} cannot be written ({error.strerror})",
             hint="free space, then run it again" if full else "check permissions, or choose another place",

@@ -10,9 +10,10 @@ from cli import render
 from cli.config import Environment, LedgerPaths, read_settings
 from cli.sealing import new_kek, write_settings
 from cli.session import Session, run_async, session_of
-from cli.wiring import hold_lock, load_log_key, open_for_writing, open_ledger, write_file
+from cli.wiring import load_log_key, open_for_writing, open_ledger, write_file
 from ledger.core.entry import fits_attribute
 from ledger.errors import InvalidRequest
+from ledger.files import hold_lock
 from ledger.sources import Mode, Sources, declaration, read_sources
 from ledger.store.base import Selection
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pwd
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from eventsourcing.utils import Environment
 
-from ledger.errors import InvalidRequest, LockHeld, StoreUnavailable
+from ledger.errors import InvalidRequest
 from ledger.store.postgres import PostgresPlace
 
 LEDGER: Final = "JINSHI_LEDGER"
@@ -101,31 +98,3 @@ def local_actor() -> str:
         return f"local:{pwd.getpwuid(os.getuid()).pw_name}"
     except KeyError:  # a numeric user without a name, as in a container
         return f"local:uid-{os.getuid()}"
-
-
-@contextmanager
-def hold_lock(path: Path) -> Iterator[int]:
-    """Be the process that writes the ledger; yields the file descriptor of its lock, which ends with the process.
-
-    Raises:
-        LockHeld: another process is.
-        StoreUnavailable: the file cannot be opened.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreUnavailable(f"{path} cannot be opened ({error.strerror})", hint="check its permissions") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise LockHeld(
-                f"{path.parent} is being written by another process (pid {holder})",
-                hint="end it first: one process writes a ledger, and all applications that share it run there",
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)

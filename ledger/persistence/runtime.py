@@ -18,7 +18,8 @@ from typing import Any, Final, TypeVar
 
 from ledger.core.checkpoint import origin_prefix
 from ledger.errors import Fenced, InvalidRequest, JinshiError, StoreUnavailable, Tampered, Unavailable
-from ledger.persistence.place import LedgerPlace, hold_lock
+from ledger.files import hold_lock
+from ledger.persistence.place import LedgerPlace
 from ledger.persistence.streams import Streams
 from ledger.protocols import Signer
 from ledger.publisher import Publisher

@@ -8,7 +8,6 @@ dot are never keys.
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import hashlib
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ledger.errors import CompareFailed, DiskFull, ImmutableConflict, ObjectMissing, StoreUnavailable
+from ledger.files import is_full
 from ledger.store.base import Stored, Tag, is_key, validate_key, validate_prefix
 
 
@@ -214,7 +214,7 @@ def _tag(data: bytes) -> Tag:
 
 
 def _refuse(error: OSError, path: Path, done: str) -> NoReturn:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = is_full(error)
     raise (DiskFull if full else StoreUnavailable)(
         f"{path} cannot be {done} ({error.strerror})",
         hint="free space, then run it again" if full else "check permissions and mounts, then run it again",

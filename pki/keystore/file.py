@@ -6,7 +6,6 @@ from the passphrase, and every clear member is authenticated with it.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -27,6 +26,7 @@ from ledger.core.cosignature import cosigned_message, timestamped_signature
 from ledger.core.encoding import decode_base64, encode_base64
 from ledger.core.note import SITE_CONTEXT, SignatureType, VerifierKey, parse_vkey
 from ledger.errors import DiskFull, InvalidRequest, Malformed, StoreUnavailable, Tampered
+from ledger.files import is_full
 from ledger.keyring import RecoveryKey, generate_recovery_key
 
 FORMAT: Final = 1
@@ -229,7 +229,7 @@ def _write_new(path: Path, data: bytes) -> None:
             f"{path} is there already", hint="a key is never overwritten; choose another place"
         ) from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = is_full(error)
         raise (DiskFull if full else StoreUnavailable)(
             f"{path} cannot be written ({error.strerror})",
             hint="free space, then run it again" if full else "check permissions, or choose another place",

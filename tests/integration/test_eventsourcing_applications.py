@@ -37,6 +37,7 @@ from eventsourcing.projection import ProjectionRunner
 
 from ledger.core.checkpoint import origin_prefix, parse_checkpoint
 from ledger.core.entry import Event
+from ledger.files import hold_lock
 from ledger.persistence import (
     LedgerApplicationRecorder,
     LedgerFactory,
@@ -45,7 +46,6 @@ from ledger.persistence import (
     save,
     share_ledger,
 )
-from ledger.persistence.place import hold_lock
 from ledger.persistence.runtime import _runtimes
 from ledger.sequencer import Sequencer
 from tests.support.cli import ROOT, Jinshi

@@ -10,8 +10,10 @@ def register(app: typer.Typer) -> None:
     if app.registered_commands:
         return
     from cli.commands import (
+        audit,
         drill,
         erase,
+        evidence,
         index,
         init,
         keys,
@@ -36,7 +38,9 @@ def register(app: typer.Typer) -> None:
         show,
         index,
         prove,
+        evidence,
         verify,
+        audit,
         site,
         replicate,
         serve,

@@ -14,10 +14,13 @@ from cli.system import SystemClock
 from cli.wiring import mirror_memory, open_ledger, read_file, read_newer_file, read_policy
 from ledger.auditor import Audited, audit_ledger
 from ledger.core.entry import format_time
-from ledger.core.policy import Policy, Trusted
+from ledger.core.policy import Policy, Trusted, parse_policy
 from ledger.core.proof import parse_receipt, verify_receipt
 from ledger.errors import CheckFailed, InvalidRequest, ProofInvalid, Tampered
+from ledger.evidence import BUNDLE_SIZE_MAX, parse_evidence, verify_evidence
 from restore.fetch import Newer, SiteCopy, open_site, verify_site
+
+ZIP = b"PK\x03\x04"
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -25,6 +28,7 @@ EXAMPLES = """[bold]Examples[/]
   jinshi verify --site remote                     # one site's copy
   jinshi verify --site remote --at-least 4000 --against record.tlog-proof
   jinshi verify record.tlog-proof --entry record.tlog-proof.entry --policy trust.policy
+  jinshi verify record.zip --policy trust.policy  # what jinshi evidence packed
 """
 
 
@@ -35,11 +39,16 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     context: typer.Context,
-    receipt: Annotated[Path | None, typer.Argument(metavar="[RECEIPT]", help="A .tlog-proof file.")] = None,
+    receipt: Annotated[
+        Path | None, typer.Argument(metavar="[RECEIPT]", help="A .tlog-proof file, or an evidence bundle.")
+    ] = None,
     entry: Annotated[Path | None, typer.Option(metavar="FILE", help="The entry the receipt is for.")] = None,
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The trust policy.  [default: the ledger's own]")
     ] = None,
+    policy_inside: Annotated[
+        bool, typer.Option("--policy-inside", help="Believe the policy in the bundle itself: proves nothing alone.")
+    ] = False,
     site: Annotated[str | None, typer.Option(metavar="NAME", help="Verify this site's copy.")] = None,
     at_least: Annotated[
         int | None, typer.Option(min=0, metavar="SIZE", help="The copy must hold at least so many entries.")
@@ -52,13 +61,20 @@ def verify(
     """Check that nothing was altered, removed or reordered. Exit code 3 when something was.
 
     Without arguments the ledger itself; with --site one site's copy, every object of it; with RECEIPT one entry,
-    offline: receipt, entry and policy are all that is needed.
+    offline: receipt, entry and policy are all that is needed. So with a bundle, in place of receipt and entry.
     """
     session = session_of(context)
     if receipt is not None:
         if site is not None or at_least is not None or against:
             raise InvalidRequest("a receipt is verified by itself", hint="leave out --site, --at-least and --against")
-        _verify_receipt(session, receipt, entry, policy)
+        if _is_bundle(receipt):
+            _verify_bundle(session, receipt, entry, policy, inside=policy_inside)
+        elif policy_inside:
+            raise InvalidRequest(f"{receipt} is no evidence bundle", hint="give --policy FILE")
+        else:
+            _verify_receipt(session, receipt, entry, policy)
+    elif policy_inside:
+        raise InvalidRequest("--policy-inside is about an evidence bundle", hint="name it: jinshi verify BUNDLE.zip")
     elif entry is not None:
         raise InvalidRequest(
             "an entry is verified with its receipt", hint="name the receipt: jinshi verify RECEIPT ..."
@@ -94,6 +110,38 @@ def _verify_receipt(session: Session, file: Path, entry: Path | None, policy: Pa
     size = trusted.checkpoint.size
     render.say(f"{entry} is entry {receipt.index} of {trusted.checkpoint.origin} ({render.count(size, 'entry')})")
     _show_cosignatures(trusted)
+
+
+def _is_bundle(file: Path) -> bool:
+    """By its name, or by how a zip file begins."""
+    if file.suffix.lower() == ".zip":
+        return True
+    try:
+        with file.open("rb") as opened:
+            return file.is_file() and opened.read(4) == ZIP
+    except OSError:
+        return False  # reading it says why
+
+
+def _verify_bundle(session: Session, file: Path, entry: Path | None, policy: Path | None, *, inside: bool) -> None:
+    if entry is not None:
+        raise InvalidRequest("a bundle holds its entries", hint="leave out --entry")
+    if inside and policy is not None:
+        raise InvalidRequest("--policy and --policy-inside are two policies", hint="give one of them")
+    bundle = parse_evidence(read_file(file, "the bundle", size_max=BUNDLE_SIZE_MAX))
+    try:
+        done = verify_evidence(bundle, parse_policy(bundle.policy) if inside else _policy(session, policy))
+    except Tampered as error:
+        hint = error.hint or "ask for the bundle again, and keep this one as evidence"
+        raise type(error)(f"{file}: {error.what}", key=error.key, hint=hint) from error
+    entries, size = render.count(len(done.entries), "entry"), render.count(done.trusted.checkpoint.size, "entry")
+    record = f"{bundle.subject!r} of {bundle.source}" if bundle.subject else f"{bundle.source}, without a subject"
+    render.say(render.one_line(f"{file} holds versions 1 to {len(done.entries)} of {record}"))
+    render.say(f"all {entries} stand in {done.trusted.checkpoint.origin} ({size}), none left out in between")
+    render.say("that no later version stood there then is the ledger's word: only a whole copy shows it")
+    _show_cosignatures(done.trusted)
+    if inside:
+        render.warn("the policy came with the bundle: whoever made it chose whom to believe; compare its keys")
 
 
 def _policy(session: Session, file: Path | None) -> Policy:

@@ -12,13 +12,14 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import append, merkle, postgres, restore
+from tests.bench import append, audit, merkle, postgres, restore
 
 BENCHES = {
     "append": append.run,
     "merkle": merkle.run,
     "restore": restore.run,
     "memory": restore.run_memory,
+    "audit": audit.run,
     "postgres": postgres.run,
 }
 
@@ -26,7 +27,9 @@ BENCHES = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("which", nargs="*", choices=[*BENCHES, []], help="default: all")
-    parser.add_argument("--entries", type=int, default=0, help="entries of the memory benchmark (default 1,000,000)")
+    parser.add_argument(
+        "--entries", type=int, default=0, help="entries of the memory and audit benchmarks (default 1,000,000)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is printed")
     parser.add_argument("--dir", type=Path, default=None, help="where to write (default: the temp directory)")
     options = parser.parse_args()

@@ -10,7 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cli.system import SystemClock
@@ -52,20 +52,20 @@ def entry(number: int) -> bytes:
     return _TEMPLATE % (number, number // SUBJECTS + 1, number % SUBJECTS)
 
 
-def entries_of(size: int) -> Iterator[list[bytes]]:
+def entries_of(size: int, make: Callable[[int], bytes] = entry) -> Iterator[list[bytes]]:
     """The ledger's entries, in parts."""
     for first in range(0, size, COMMIT_ENTRIES):
-        yield [entry(number) for number in range(first, min(size, first + COMMIT_ENTRIES))]
+        yield [make(number) for number in range(first, min(size, first + COMMIT_ENTRIES))]
 
 
-async def build_site(root: Path, size: int) -> None:
+async def build_site(root: Path, size: int, make: Callable[[int], bytes] = entry) -> None:
     """A cosigned directory site of `size` entries, as a follower and a mirror leave it, but not fsynced."""
-    assert encode_entry(decode_entry(entry(0))) == entry(0)
+    assert encode_entry(decode_entry(make(0))) == make(0)
     objects = Prefixed(DirectoryStore(root, create=True), origin_prefix(ORIGIN))
     await init_site(Site("site", objects, COSIGNER.key), COSIGNER, ORIGIN, now=SystemClock().now())
     folder = root / origin_prefix(ORIGIN)
     tiler = Tiler(CompactRange.empty(), [], [])
-    for part in entries_of(size):
+    for part in entries_of(size, make):
         for tile, data in tiler.extend(part):
             _write(folder / tile.path, data)
     for tile, data in tiler.partials():

@@ -69,6 +69,7 @@ from ledger.errors import (
     MalformedTile,
     Tampered,
 )
+from ledger.evidence import pack_evidence, parse_evidence
 from ledger.http import receive
 from ledger.http.limits import HttpLimits
 from ledger.keyring import RecoveryKey, recover_log_key
@@ -88,6 +89,7 @@ from tests.support.examples import (
     description_examples,
     entry_examples,
     event_examples,
+    evidence_examples,
     in_file,
     json_examples,
     key_file_examples,
@@ -178,6 +180,11 @@ def _checkpoint_text(data: bytes) -> None:
 
 def _receipt(data: bytes) -> None:
     assert format_receipt(parse_receipt(data)) == data
+
+
+def _evidence(data: bytes) -> None:
+    evidence = parse_evidence(data)
+    assert parse_evidence(pack_evidence(evidence)) == evidence
 
 
 def _policy(data: bytes) -> None:
@@ -375,6 +382,13 @@ PARSERS: dict[str, Parser] = {
         (MalformedProof,),
         receipt_examples,
         "ledger.core.proof.parse_receipt",
+    ),
+    "parse_evidence": Parser(
+        "the bundle, packed again, is the same evidence",
+        _evidence,
+        (MalformedProof,),
+        evidence_examples,
+        "ledger.evidence.parse_evidence",
     ),
     "parse_policy": Parser(
         "the policy, written out, is the same policy",

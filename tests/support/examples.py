@@ -15,6 +15,7 @@ from ledger.core.entry import Entry, Event, encode_entry
 from ledger.core.note import Note, NoteSignature, format_note
 from ledger.core.policy import format_policy, make_policy
 from ledger.core.proof import Receipt, format_receipt
+from ledger.evidence import Evidence, Proven, pack_evidence
 from ledger.keyring import RecoveryKey, generate_recovery_key, keyring_object
 from ledger.keyring.data import asset_key_name, data_key_object
 from replication.site import Pending, SiteDescription, format_description, format_pending
@@ -88,6 +89,17 @@ def receipt_examples() -> list[bytes]:
     note = format_note(note_of(TEXT))
     hashes = (bytes(32), b"\1" * 32, b"\2" * 32)
     return [format_receipt(Receipt(4, hashes, note)), format_receipt(Receipt(0, (), note, b"extra"))]
+
+
+def evidence_examples() -> list[bytes]:
+    note = format_note(note_of(TEXT))
+    plain, sealed = entry_examples()[1], entry_examples()[3]
+    proven = (Proven(plain, Receipt(4, (), note)), Proven(sealed, Receipt(5, (bytes(32),), note), b"opened"))
+    history = "entry 4: 金\n".encode()
+    return [
+        pack_evidence(Evidence(ORIGIN, "urn:s", "金", note, policy_examples()[0], history, entries))
+        for entries in (proven[:1], proven)
+    ]
 
 
 def policy_examples() -> list[bytes]:

@@ -44,7 +44,7 @@ format: setup  ## let ruff rewrite what it can
 bench: setup  ## paired benchmarks; prints ratios, never a test
 	$(BIN)/python -m tests.bench
 
-soak: setup  ## the long form of the fault loops (SEED=n KILLS=n to choose)
+soak: setup  ## the long form of the fault loops (SEED=n KILLS=n SECONDS=n to choose)
 	$(BIN)/python -m pytest -n 0 -m soak -s tests
 
 clean:  ## remove .venv and caches

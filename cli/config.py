@@ -8,15 +8,17 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ledger.errors import InvalidRequest
+from ledger.store.place import PostgresPlace, parse_postgres
 
 FORMAT = 1
 CONFIG_NAME = "jinshi.json"
+SQLITE = "sqlite"
 RESTORE_FILE = "restore the file from a copy"
 
 
@@ -36,7 +38,8 @@ class LedgerSettings:
     """What `jinshi.json` holds. `origin` names the log, `vkey` its verifier key.
 
     `kek` says where the operating key-encryption key is (a file in `keys/`, or an OpenBao URL; '' where nothing was
-    ever sealed); `kek_next` is the one an unfinished rotation leads to.
+    ever sealed); `kek_next` is the one an unfinished rotation leads to. `store` is where the entries
+    are: `sqlite`, in the directory itself, or the URL of a PostgreSQL schema, without its password.
     """
 
     origin: str
@@ -46,6 +49,7 @@ class LedgerSettings:
     sites: tuple[SiteSettings, ...] = ()
     kek: str = ""
     kek_next: str = ""
+    store: str = SQLITE
     format: int = FORMAT
 
     def site(self, name: str) -> SiteSettings:
@@ -77,6 +81,11 @@ class LedgerPaths:
     @property
     def store(self) -> Path:
         return self.root / "ledger.sqlite"
+
+    @property
+    def claim(self) -> Path:
+        """While a ledger is being made in PostgreSQL: in which schema, and by which token it is known as its own."""
+        return self.root / "store.claim"
 
     @property
     def index(self) -> Path:
@@ -119,16 +128,17 @@ class Environment:
     """What the process was started with."""
 
     ledger: Path | None
-    passphrase: str | None = None
+    passphrase: str | None = field(default=None, repr=False)
     user: str = "unknown"
     access_key: str | None = None
-    secret_key: str | None = None
-    session_token: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
     endpoint: str | None = None
     region: str | None = None
     key_work_factor: int = 17
-    bao_token: str | None = None
+    bao_token: str | None = field(default=None, repr=False)
     bao_ca: str | None = None
+    postgres_password: str | None = field(default=None, repr=False)
 
     @property
     def actor(self) -> str:
@@ -155,6 +165,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         key_work_factor=int(work),
         bao_token=env.get("BAO_TOKEN") or env.get("VAULT_TOKEN"),
         bao_ca=env.get("BAO_CACERT") or env.get("VAULT_CACERT"),
+        postgres_password=env.get("PGPASSWORD"),
     )
 
 
@@ -243,15 +254,15 @@ def format_settings(settings: LedgerSettings) -> bytes:
 def _build(kind: type[Any], value: object, where: Path) -> Any:
     if not isinstance(value, dict):
         raise InvalidRequest(f"{where}: {value!r} is not an object", hint=RESTORE_FILE)
-    known = {field.name: field for field in fields(kind)}
+    known = {member.name: member for member in fields(kind)}
     for name in value:
         if name not in known:
             raise InvalidRequest(f"{where}: unknown key {name!r}", hint=_nearest(name, list(known)))
-    for name, field in known.items():
+    for name, member in known.items():
         wanted = int if name == "format" else str
         if name in value and name != "sites" and not isinstance(value[name], wanted):
             raise InvalidRequest(f"{where}: {name!r} is {value[name]!r}, not a {wanted.__name__}", hint=RESTORE_FILE)
-        if name not in value and field.default is MISSING:
+        if name not in value and member.default is MISSING:
             raise InvalidRequest(f"{where}: {name!r} is missing", hint=RESTORE_FILE)
     return kind(**value)
 
@@ -298,3 +309,15 @@ def parse_place(url: str) -> Path | S3Place:
     return S3Place(
         parts.netloc, parts.path.strip("/"), query.get("endpoint", [None])[0], query.get("region", [None])[0]
     )
+
+
+def normal_store(store: str) -> str:
+    """What an operator named as a store, as `jinshi.json` has it. Raises InvalidRequest."""
+    return SQLITE if store == SQLITE else parse_postgres(store, None).url
+
+
+def parse_store(store: str, paths: LedgerPaths, environment: Environment) -> Path | PostgresPlace:
+    """Where a ledger's entries are: a file in its directory, or PostgreSQL. Raises InvalidRequest."""
+    if store in (SQLITE, ""):
+        return paths.store
+    return parse_postgres(store, environment.postgres_password)

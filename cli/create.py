@@ -1,7 +1,9 @@
 """Making a new ledger: everything durable, and all of it or nothing that looks like a ledger.
 
 Each of the three directories (ledger, keys, sites) is built under a hidden name beside its place and renamed when all
-of them are complete, the ledger last. Apart from Typer: what `jinshi init` asks and prints is in commands/init.py.
+of them are complete, the ledger last. A schema of PostgreSQL has no hidden name: it is claimed before it is touched
+(cli/stores.py), so that an init that is run again drops what it had begun itself, and nothing else. Apart from Typer:
+what `jinshi init` asks and prints is in commands/init.py.
 """
 
 from __future__ import annotations
@@ -9,18 +11,27 @@ from __future__ import annotations
 import base64
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cli.config import Environment, LedgerPaths, LedgerSettings, SiteSettings, format_settings, read_settings
+from cli.config import (
+    SQLITE,
+    Environment,
+    LedgerPaths,
+    LedgerSettings,
+    SiteSettings,
+    format_settings,
+    normal_store,
+    read_settings,
+)
 from cli.sealing import new_kek
 from cli.staging import Place, check_parent, refuse_existing, sync_tree
+from cli.stores import discard_store, forget_claim, make_store, settle_store
 from cli.system import SystemClock
 from cli.wiring import (
     create_log_key,
     create_mirror_key,
     create_recovery_key,
-    create_store,
     load_log_key,
     open_place,
     os_errors,
@@ -29,7 +40,7 @@ from cli.wiring import (
 from ledger.core.acts import CREATED, SITE_ADDED, acts_source
 from ledger.core.canonical import JsonValue
 from ledger.core.checkpoint import origin_prefix
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.core.note import VerifierKey, parse_vkey
 from ledger.core.policy import format_policy, make_policy
 from ledger.errors import InvalidRequest
@@ -38,7 +49,7 @@ from ledger.keyring import KEYRING, announcement, keyring_object
 from ledger.publisher import Publisher
 from ledger.sequencer import Sequencer
 from ledger.sources import SEALING
-from ledger.store.base import Prefixed
+from ledger.store.base import EntryStore, Prefixed
 from replication.site import Site, init_site
 
 DEFAULT_SITES = ("same-city", "remote")
@@ -58,8 +69,10 @@ class Request:
     passphrase: str
     kek: str | None = None
     """Where the key-encryption key is; None: in a file under the passphrase."""
-    sealed: bool = False
+    sealed: bool = True
     """Whether whatever is not declared public is sealed."""
+    store: str | None = None
+    """Where the entries are to be: `sqlite`, or the URL of a PostgreSQL schema. None: `sqlite`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +99,15 @@ async def create_ledger(request: Request, environment: Environment) -> Made:
     """Make a ledger with its keys and sites, and publish its first checkpoint.
 
     Raises:
-        InvalidRequest: something is there already; nothing is ever overwritten (a key file may be the last copy).
+        InvalidRequest: something is there already; nothing is ever overwritten (a key file may be the last copy). Or
+            the store cannot keep a ledger.
         LockHeld: another init of the same directory is at work.
         DiskFull, StoreUnavailable: it could not be written; running it again carries on.
     """
     paths = LedgerPaths(request.root.absolute())
     ledger = Place(paths.root, PURPOSE)
+    if request.store is not None:
+        request = replace(request, store=normal_store(request.store))
     with os_errors():
         check_parent(paths.root)
         refuse_existing(paths.root)
@@ -103,11 +119,13 @@ async def create_ledger(request: Request, environment: Environment) -> Made:
                 made = _finish(staged, paths, request)
             else:
                 made = await _build(ledger, paths, request, environment)
+            await settle_store(staged, made.settings, environment)
             for directory in (Path(made.settings.keys), paths.default_sites):
                 Place(directory, PURPOSE).settle()
             # Commit point: a crash before this line leaves hidden directories, and keys and sites no ledger names yet;
             # the next init finishes. After it the ledger is there.
             ledger.settle()
+            forget_claim(paths)
     return made
 
 
@@ -115,11 +133,13 @@ def _finish(staged: LedgerPaths, paths: LedgerPaths, request: Request) -> Made:
     """An earlier init was killed between its renames: take what it built, if it is what is asked for now."""
     settings = read_settings(staged)
     load_log_key(staged.log_key, request.passphrase)
-    if request.origin not in (None, settings.origin) or (request.keys or Path(settings.keys)) != Path(settings.keys):
+    same_keys = (request.keys or Path(settings.keys)) == Path(settings.keys)
+    if request.origin not in (None, settings.origin) or request.store not in (None, settings.store) or not same_keys:
         raise InvalidRequest(
-            f"an interrupted init has built {settings.origin} here, with its keys for {settings.keys}",
+            f"an interrupted init has built {settings.origin} here, with its keys for {settings.keys}"
+            + (f", its entries in {settings.store}" if settings.store != SQLITE else ""),
             hint=f"run it again as it was, or remove {staged.root}, {Place(Path(settings.keys), PURPOSE).staged} and "
-            f"{Place(paths.default_sites, PURPOSE).staged}",
+            f"{Place(paths.default_sites, PURPOSE).staged}" + ("" if settings.store == SQLITE else ", and that schema"),
         )
     return Made(paths, settings, finished_earlier=True)
 
@@ -130,17 +150,35 @@ async def _build(ledger: Place, paths: LedgerPaths, request: Request, environmen
     refuse_existing(keys.final)
     if request.with_sites:
         refuse_existing(sites.final)
+    staged = LedgerPaths(ledger.staged)
+    await discard_store(staged, environment)
     # What an init that was killed left half built: its keys have signed nothing anybody has seen.
     for leftover in (keys.staged, sites.staged):
         shutil.rmtree(leftover, ignore_errors=True)
     for leftover in ledger.staged.iterdir():
         if leftover.name != "writer.lock":
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    staged = LedgerPaths(ledger.staged)
+    origin = check_origin(f"jinshi.internal/{secrets.token_hex(8)}" if request.origin is None else request.origin)
+    # Before the keys: a store that cannot be used is found out at once.
+    store = await make_store(staged, request.store or SQLITE, environment)
+    try:
+        settings = await _fill(store, staged, keys, sites, replace(request, origin=origin), environment)
+    finally:
+        await store.close()
+    sync_tree(keys.staged)
+    sync_tree(staged.root)
+    write_file(staged.config, format_settings(settings))  # from here on the next init finishes what is built
+    return Made(paths, settings, finished_earlier=False)
+
+
+async def _fill(
+    store: EntryStore, staged: LedgerPaths, keys: Place, sites: Place, request: Request, environment: Environment
+) -> LedgerSettings:
+    """Keys, sites, the first entries and their checkpoint, into what is empty."""
+    origin = request.origin
+    assert origin is not None, "it has been chosen"
     for directory in (keys.staged, staged.log_key.parent, staged.evidence):
         directory.mkdir(mode=0o700, parents=True)
-
-    origin = check_origin(f"jinshi.internal/{secrets.token_hex(8)}" if request.origin is None else request.origin)
     work = environment.key_work_factor
     log = create_log_key(staged.log_key, origin, request.passphrase, work_factor=work)
     recovery = create_recovery_key(keys.staged / RECOVERY_KEY, request.passphrase, work_factor=work)
@@ -163,6 +201,7 @@ async def _build(ledger: Place, paths: LedgerPaths, request: Request, environmen
         str(keys.final),
         tuple(built),
         kek=await new_kek(request.kek, staged, request.passphrase, environment),
+        store=request.store or SQLITE,
     )
     policy = policy_of(settings)
     write_file(staged.policy, policy)
@@ -171,18 +210,11 @@ async def _build(ledger: Place, paths: LedgerPaths, request: Request, environmen
     published = Prefixed(open_place(str(staged.published), environment, create=True), origin_prefix(origin))
     keyid, wrapped = keyring_object(log.export(), log.vkey, origin, recovery.public)
     await published.put_immutable(KEYRING + keyid, wrapped)
-    store = await create_store(staged.store)
-    try:
-        async with Sequencer(store, SystemClock()) as sequencer:
-            events = first_events(settings, policy, announcement({keyid: wrapped}), sealed=request.sealed)
-            await sequencer.append(events, actor=environment.actor)
-            await Publisher(store, published, log, origin, epoch=sequencer.epoch).publish()
-    finally:
-        await store.close()
-    sync_tree(keys.staged)
-    sync_tree(staged.root)
-    write_file(staged.config, format_settings(settings))  # from here on the next init finishes what is built
-    return Made(paths, settings, finished_earlier=False)
+    async with Sequencer(store, SystemClock()) as sequencer:
+        events = first_events(settings, policy, announcement({keyid: wrapped}), sealed=request.sealed)
+        await sequencer.append(events, actor=environment.actor)
+        await Publisher(store, published, log, origin, epoch=sequencer.epoch).publish()
+    return settings
 
 
 def policy_of(settings: LedgerSettings) -> bytes:

@@ -6,12 +6,13 @@ replication/erase.py.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from cli.config import Environment
-from cli.wiring import OpenLedger, WritableLedger, open_for_writing
-from ledger.core.entry import Event
+from cli.handover import Recorder, open_to_record
+from cli.wiring import OpenLedger, WritableLedger, accepts, merged
+from ledger.core.event import Event
 from ledger.errors import Conflict, InvalidRequest, LockHeld, ObjectMissing, Unavailable
 from ledger.keyring.data import data_keyids, delete_data_key
 from ledger.keyring.erasures import (
@@ -26,6 +27,7 @@ from ledger.keyring.erasures import (
 )
 from ledger.sources import Mode
 from replication.erase import read_statement
+from replication.site import Site
 
 Append = Callable[[list[Event]], Awaitable[None]]
 
@@ -39,7 +41,7 @@ class Subject:
     keyids: tuple[str, ...]
 
 
-async def find_subject(writable: WritableLedger, source: str, subject: str) -> Subject:
+async def find_subject(writable: Recorder, source: str, subject: str) -> Subject:
     """A subject of a personal source. Raises InvalidRequest: it is none, or nothing is kept of them."""
     sealer = writable.sealer
     if sealer.sources.mode_of(source) is not Mode.PERSONAL:
@@ -58,7 +60,7 @@ async def find_subject(writable: WritableLedger, source: str, subject: str) -> S
     return Subject(source, pseudonym, tuple(keyids))
 
 
-async def request(writable: WritableLedger, source: str, subject: str, reason: str, actor: str) -> int:
+async def request(writable: Recorder, source: str, subject: str, reason: str, actor: str) -> int:
     """Ask for a subject to be erased; the index of the entry.
 
     Raises:
@@ -81,7 +83,7 @@ async def request(writable: WritableLedger, source: str, subject: str, reason: s
     return await _append(writable, event, actor)
 
 
-async def approve(writable: WritableLedger, source: str, subject: str, actor: str) -> int:
+async def approve(writable: Recorder, source: str, subject: str, actor: str) -> int:
     """Approve what another has asked for; the index of the entry.
 
     Raises:
@@ -98,9 +100,7 @@ async def approve(writable: WritableLedger, source: str, subject: str, actor: st
     return await _append(writable, approved(writable.ledger.origin, open_, found.keyids), actor)
 
 
-async def hold(
-    writable: WritableLedger, source: str, subject: str | None, reason: str, actor: str, *, lift: bool
-) -> int:
+async def hold(writable: Recorder, source: str, subject: str | None, reason: str, actor: str, *, lift: bool) -> int:
     """Place or lift a legal hold on a subject, or on a whole source; the index of the entry. Raises InvalidRequest."""
     pseudonym = None if subject is None else (await find_subject(writable, source, subject)).pseudonym
     if lift and (source, pseudonym) not in writable.sealer.erasures.holds:
@@ -110,7 +110,7 @@ async def hold(
     return await _append(writable, event, actor)
 
 
-async def _append(writable: WritableLedger, event: Event, actor: str) -> int:
+async def _append(writable: Recorder, event: Event, actor: str) -> int:
     places = await writable.sequencer.append([event], actor=actor)
     await writable.publish()
     return places[0].index
@@ -128,47 +128,86 @@ async def pending(ledger: OpenLedger) -> list[Erasure]:
 async def settle(ledger: OpenLedger, environment: Environment, passphrase: str) -> int:
     """Delete the primary's own keys of erasures that are cosigned, and record what sites have confirmed; how many acts.
 
-    A writer that is at work just then is not waited for: the next run settles.
+    A writer that is at work just then, and takes nothing, is not waited for: the next run settles.
 
     Raises:
         Tampered: a site's statement is not its own.
     """
-    due = [(one, await _news(ledger, one)) for one in await pending(ledger)]
-    if not any(news for _, news in due):
+    due = await _due(ledger, await pending(ledger), ledger.sites(), lambda: _cosigned_size(ledger))
+    if not due:
         return 0
-    root = ledger.paths.root
     try:
-        async with open_for_writing(root, environment, passphrase) as writable:
-            events: list[Event] = []
-            for erasure, news in due:
-                for site, statement in news:
-                    if site == PRIMARY:
-                        for keyid in erasure.keyids:
-                            await delete_data_key(writable.ledger.published, keyid)
-                    events.append(confirmed(ledger.origin, erasure, site, statement))
-            await writable.sequencer.append(events, actor=environment.actor)
-            await writable.publish()
-            return len(events)
+        async with open_to_record(ledger.paths.root, environment, passphrase) as recorder:
+            acts = await _carry_out(recorder, due, environment.actor)
+            await recorder.publish()
+            return acts
     except LockHeld:
         return 0
 
 
-async def _news(ledger: OpenLedger, erasure: Erasure) -> list[tuple[str, str]]:
-    """(site, its statement) for every confirmation that is not recorded yet; the primary's own when it may act now."""
+async def settle_as_writer(writable: WritableLedger, actor: str, sites: Sequence[Site], cosigned_size: int) -> int:
+    """`settle` for the ledger's writer and these of its sites; what it records is still to be published.
+
+    `cosigned_size`: how many entries the trust policy's quorum has cosigned.
+
+    Raises:
+        Tampered: a site's statement is not its own.
+    """
+
+    async def cosigned() -> int:
+        return cosigned_size
+
+    approved = writable.sealer.erasures.approved
+    due = await _due(writable.ledger, approved, sites, cosigned) if approved else []
+    return await _carry_out(writable, due, actor) if due else 0
+
+
+Due = tuple[Erasure, list[tuple[str, str]]]
+"""An erasure, and (site, its statement) for every confirmation of it that is not recorded yet."""
+
+
+async def _due(
+    ledger: OpenLedger, erasures: list[Erasure], sites: Sequence[Site], cosigned: Callable[[], Awaitable[int]]
+) -> list[Due]:
+    return [(one, news) for one in erasures if (news := await _news(ledger, one, sites, cosigned))]
+
+
+async def _carry_out(recorder: Recorder, due: list[Due], actor: str) -> int:
+    events: list[Event] = []
+    for erasure, news in due:
+        for site, statement in news:
+            if site == PRIMARY:
+                for keyid in erasure.keyids:
+                    await delete_data_key(recorder.ledger.published, keyid)
+            events.append(confirmed(recorder.ledger.origin, erasure, site, statement))
+    await recorder.sequencer.append(events, actor=actor)
+    return len(events)
+
+
+async def _news(
+    ledger: OpenLedger, erasure: Erasure, sites: Sequence[Site], cosigned: Callable[[], Awaitable[int]]
+) -> list[tuple[str, str]]:
+    """What these sites have confirmed and is not recorded yet; the primary's own when it may act now."""
     assert erasure.approved is not None
     news: list[tuple[str, str]] = []
-    sites = ledger.sites()
-    for name in erasure.pending([site.name for site in sites]):
+    by_name = {site.name: site for site in sites}
+    for name in erasure.pending(list(by_name)):
         if name == PRIMARY:
             # Cosigned first: a key is destroyed only for an approval that can no longer be denied.
-            if not sites or any(one.opened.checkpoint.size > erasure.approved for one in await ledger.cosigned()):
+            if not ledger.settings.sites or await cosigned() > erasure.approved:
                 news.append((PRIMARY, ""))
             continue
-        site = next(site for site in sites if site.name == name)
         try:
-            statement = await read_statement(site, ledger.origin, erasure)
+            statement = await read_statement(by_name[name], ledger.origin, erasure)
         except (Unavailable, ObjectMissing):
             continue
         if statement is not None:
             news.append((name, statement.decode("utf-8")))
     return news
+
+
+async def _cosigned_size(ledger: OpenLedger) -> int:
+    """How many entries the trust policy's quorum has cosigned, over all sites together."""
+    policy = ledger.policy()
+    shown = merged([one.opened for one in await ledger.shown()])
+    return max((one.checkpoint.size for one in shown if accepts(policy, one)), default=0)

@@ -10,15 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cli.config import Environment, LedgerPaths, LedgerSettings, format_settings, read_settings
+from cli.config import (
+    SQLITE,
+    Environment,
+    LedgerPaths,
+    LedgerSettings,
+    format_settings,
+    normal_store,
+    read_settings,
+)
 from cli.create import policy_of
 from cli.rekeying import Installed, install_keys
 from cli.sealing import OPENBAO, kek_file, make_kek, new_kek
 from cli.staging import Place, check_parent, refuse_existing, sync_tree
+from cli.stores import begun_store, forget_claim, make_store, settle_store
 from cli.system import SystemClock
 from cli.wiring import (
     create_log_key,
-    create_store,
     import_log_key,
     load_log_key,
     load_recovery_key,
@@ -74,6 +82,8 @@ class Request:
     recovery_key: Path | None = None
     recovery_passphrase: str | None = None
     kek: str | None = None
+    store: str | None = None
+    """Where the entries go: `sqlite`, or the URL of a PostgreSQL schema. None: as begun before, else `sqlite`."""
 
     @property
     def custodians(self) -> RecoveryKey | None:
@@ -101,10 +111,13 @@ class Restored:
 async def restore_ledger(request: Request, environment: Environment, report: Report | None = None) -> Restored:
     """Restore a ledger into a new directory; carries on where an interrupted run of the same restore stopped.
 
+    Its entries go into a file there, or into a schema of PostgreSQL that holds nothing, wherever they were before.
+
     Raises:
         Tampered, Untrusted, RolledBack, Forked: the copy is not what the policy trusts; names the object.
         Conflict: continuing the same origin is not proven.
-        InvalidRequest: the directory is there already, or the place holds nothing of the policy's logs.
+        InvalidRequest: the directory is there already, or the schema holds something, or the place holds nothing of the
+            policy's logs.
         DiskFull, StoreUnavailable: running it again carries on.
     """
     paths = LedgerPaths(request.root.absolute())
@@ -118,13 +131,15 @@ async def restore_ledger(request: Request, environment: Environment, report: Rep
         with hold_lock(place.staged / "writer.lock"):
             refuse_existing(paths.root)
             staged = LedgerPaths(place.staged)
-            store = await create_store(staged.store)
+            wanted = _store(request, staged)
+            store = await make_store(staged, wanted, environment)
             try:
                 try:
                     await rebuild(copy, store, report=report)
                 except Conflict as error:
+                    schema = "" if wanted == SQLITE else " and another schema"
                     raise Conflict(
-                        error.what, hint=f"restore into another directory, or remove {place.staged} first"
+                        error.what, hint=f"restore into another directory{schema}, or remove {place.staged} first"
                     ) from error
                 for directory in (staged.log_key.parent, staged.evidence):
                     directory.mkdir(mode=0o700, exist_ok=True)
@@ -132,14 +147,31 @@ async def restore_ledger(request: Request, environment: Environment, report: Rep
                     settings, keys = await _continue(request, environment, copy, store, staged)
                 else:
                     settings, keys = await _succeed(request, environment, copy, store, staged)
+                settings = replace(settings, store=wanted)
                 size = (await store.head()).size
             finally:
                 await store.close()
             sync_tree(staged.root)
             write_file(staged.config, format_settings(settings))
+            await settle_store(staged, settings, environment)
             # Commit point: a crash before this line leaves a hidden directory, which the same restore carries on from.
             place.settle()
+            forget_claim(paths)
     return Restored(settings, copy, size, keys)
+
+
+def _store(request: Request, staged: LedgerPaths) -> str:
+    """Where the entries go. Raises InvalidRequest: an interrupted restore has begun to write them somewhere else."""
+    begun = begun_store(staged)
+    if request.store is None:
+        return begun or SQLITE
+    wanted = normal_store(request.store)
+    if begun not in (None, wanted):
+        raise InvalidRequest(
+            f"an interrupted restore has begun here, with its entries in {begun}",
+            hint=f"run it again as it was, or remove {staged.root} to begin anew",
+        )
+    return wanted
 
 
 async def open_copy(request: Request, policy: Policy, environment: Environment) -> SiteCopy:

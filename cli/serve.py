@@ -16,23 +16,25 @@ from typing import Any
 import uvicorn
 
 from cli.config import Environment
+from cli.following import Following, Target
+from cli.handover import taking_over
 from cli.logs import get_logger
-from cli.replicating import Keys, log_news, replicate_site
+from cli.replicating import Keys
 from cli.system import SystemClock
 from cli.tls import GuardedProtocol, TlsFiles, actor_of_scope, server_context
-from cli.wiring import OpenLedger, WritableLedger, accepts, merged, open_for_writing, open_place
+from cli.wiring import OpenLedger, WritableLedger, open_for_writing, open_place
 from ledger.consumers import Consumers
 from ledger.core.checkpoint import OpenedCheckpoint
-from ledger.errors import Fenced, InvalidRequest, JinshiError, Unavailable
+from ledger.errors import InvalidRequest, JinshiError, Unavailable
 from ledger.http.app import make_app
 from ledger.http.limits import HttpLimits
 from ledger.http.metrics import Metrics
 from ledger.http.publishing import Publishing
+from ledger.http.quorum import Quorum
 from ledger.http.service import Service
 
 GRACE_S = 20
 CONNECTIONS_MAX = 4_096
-COSIGNED_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,19 @@ async def serve(
                 ssl_context_factory=None if context is None else lambda config, default: context,
             )
             url = f"{'http' if context is None else 'https'}://{_address(listener)}"
+            work: list[Coroutine[Any, Any, None]] = []
+            if settings.replicate:
+                target = Target(service, hold_s=settings.replicate_every_s)
+                work = Following(writable, service, Keys(passphrase), target, settings.replicate_every_s).sites()
+
+            async def published() -> None:
+                size = (await service.reader.head()).size
+                if size:
+                    await service.publishing.until_published(size - 1)
+
             with _uvicorn_logs():
-                work = _followers(writable.ledger, passphrase, service, settings)
-                await _run(Server(config, service, lambda: ready(url)), listener, service, work)
+                async with taking_over(root, writable.sequencer, published):
+                    await _run(Server(config, service, lambda: ready(url)), listener, service, work)
 
 
 class Server(uvicorn.Server):
@@ -138,6 +150,7 @@ async def _run(
 async def _service(writable: WritableLedger, settings: ServeSettings) -> AsyncIterator[Service]:
     ledger = writable.ledger
     metrics = Metrics()
+    quorum = _quorum(ledger, settings)
     consumers = open_place(str(ledger.paths.root / "consumers"), ledger.environment, create=True)
     async with Publishing(
         ledger.store,
@@ -146,8 +159,8 @@ async def _service(writable: WritableLedger, settings: ServeSettings) -> AsyncIt
         limits=settings.limits,
         metrics=metrics,
         notice=lambda error: get_logger().error(error.what, hint=error.hint),
+        published=lambda opened: None if quorum.needs_sites else quorum.offer(opened),
     ) as publishing:
-        cosigned = Cosigned(ledger)
         service = Service(
             origin=ledger.origin,
             sequencer=writable.sequencer,
@@ -158,11 +171,14 @@ async def _service(writable: WritableLedger, settings: ServeSettings) -> AsyncIt
             actor_of=(lambda scope: ledger.environment.actor) if settings.tls is None else actor_of_scope,
             metrics=metrics,
             limits=settings.limits,
-            cosigned=cosigned.newest,
+            quorum=quorum,
             hosts=frozenset({"localhost", "127.0.0.1", "::1"}) if settings.tls is None else None,
             on_fault=log_fault,
         )
-        yield service
+        try:
+            yield service
+        finally:
+            service.receipts.close()
 
 
 def log_fault(error: Exception) -> None:
@@ -176,59 +192,13 @@ def log_fault(error: Exception) -> None:
 # -- what runs beside the server --------------------------------------------------------------------------------
 
 
-class Cosigned:
-    """The newest checkpoint that the ledger's own policy accepts, looked up at the sites at most every few seconds."""
+def _quorum(ledger: OpenLedger, settings: ServeSettings) -> Quorum:
+    """Fed by the rounds of the sites; where they are not run here, by looking at the sites."""
 
-    def __init__(self, ledger: OpenLedger) -> None:
-        self._ledger = ledger
-        self._newest: OpenedCheckpoint | None = None
-        self._looked_s = float("-inf")
-        self._lock = asyncio.Lock()
+    async def look() -> list[OpenedCheckpoint]:
+        return [one.opened for one in await ledger.shown()]
 
-    async def newest(self) -> OpenedCheckpoint | None:
-        """That checkpoint; None: no site shows one."""
-        now_s = asyncio.get_running_loop().time
-        async with self._lock:
-            if now_s() - self._looked_s >= COSIGNED_EVERY_S:
-                policy = self._ledger.policy()
-                shown = merged([one.opened for one in await self._ledger.shown()])
-                accepted = [one for one in shown if accepts(policy, one)]
-                self._newest = max(accepted, key=lambda one: one.checkpoint.size, default=None)
-                self._looked_s = now_s()
-            return self._newest
-
-
-def _followers(
-    ledger: OpenLedger, passphrase: str, service: Service, settings: ServeSettings
-) -> list[Coroutine[Any, Any, None]]:
-    """One for each site, so that a slow or broken one keeps no other waiting."""
-    keys, shown = Keys(passphrase), dict[str, str]()
-    return [
-        keep_up(ledger, site.name, keys, service, shown, every_s=settings.replicate_every_s)
-        for site in (ledger.settings.sites if settings.replicate else ())
-    ]
-
-
-async def keep_up(
-    ledger: OpenLedger, name: str, keys: Keys, service: Service, shown: dict[str, str], *, every_s: float
-) -> None:
-    """Bring one site up to date again and again. Raises Fenced: another primary has taken over."""
-    site = ledger.site(name)
-    mirrored = Path(ledger.settings.site(name).mirror_key).is_file()
-    if not mirrored:
-        get_logger().info("the mirror's key is not here; shipping only", site=name)
-    while True:
-        outcome = await replicate_site(ledger, site, keys, _no_bars, mirrored=mirrored)
-        log_news(outcome, shown)
-        if isinstance(outcome.error, Fenced):
-            raise outcome.error
-        if outcome.error is None:
-            service.metrics.replicated.labels(name).set(outcome.size)
-        await asyncio.sleep(every_s)
-
-
-def _no_bars(what: str) -> Callable[[int, int], None]:
-    return lambda done, total: None
+    return Quorum(ledger.policy(), None if settings.replicate else look)
 
 
 # -- the address ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from cryptography import x509
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ledger.core.entry import fits_attribute
+from ledger.core.event import fits_attribute
 from ledger.errors import InvalidRequest
 from ledger.http.stream import ABORT
 
@@ -26,6 +27,7 @@ TLS = "tls"
 SUBJECT_LENGTH_MAX = 1_000
 HEAD_TIMEOUT_S = 30.0
 HEAD_SIZE_MAX = 512 * 2**10
+DAY_S = 86_400.0
 DISCARDED_SIZE_MAX = 64 * 2**20
 
 
@@ -77,6 +79,12 @@ def _reason(error: Exception) -> str:
 
 
 @lru_cache(maxsize=1024)
+def end_of_certificate(der: bytes) -> float:
+    """When it expires, in POSIX seconds."""
+    return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+
+
+@lru_cache(maxsize=1024)
 def actor_of_certificate(der: bytes) -> str:
     """How the ledger names whoever holds this certificate. Raises InvalidRequest: its subject cannot be written."""
     subject = x509.load_der_x509_certificate(der).subject.rfc4514_string()
@@ -101,11 +109,13 @@ def actor_of_scope(scope: Any) -> str:
 class GuardedProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP/1.1, with the client's certificate in the scope, and bounds on what a peer can make us hold.
 
-    A head that does not arrive in time, or is too large, ends the connection; so does a body that nobody wants.
+    A head that does not arrive in time, or is too large, ends the connection; so does a body that nobody wants, and the
+    end of the client's certificate.
     """
 
     _certificate: bytes | None = None
     _timer: asyncio.TimerHandle | None = None
+    _expiry: asyncio.TimerHandle | None = None
     _in_head = True
     _head_size = 0
     _discarded = 0
@@ -115,9 +125,12 @@ class GuardedProtocol(HttpToolsProtocol):
         tls = transport.get_extra_info("ssl_object")
         self._certificate = tls.getpeercert(True) if tls is not None else None
         self._arm()
+        self._watch_expiry()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        if self._expiry is not None:
+            self._expiry.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -166,6 +179,16 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _watch_expiry(self) -> None:
+        """Cut the connection when its certificate ends; looked at daily, as clocks are set and timers are not."""
+        if self._certificate is None:
+            return
+        left_s = end_of_certificate(self._certificate) - time.time()
+        if left_s > 0:
+            self._expiry = self.loop.call_later(min(left_s, DAY_S), self._watch_expiry)
+        elif not self.transport.is_closing():
+            self.transport.close()
 
     def _too_slow(self) -> None:
         self._timer = None

@@ -1,32 +1,34 @@
-"""The composition root: drivers are built here, and only here. What they do is in the rooms below."""
+"""The composition root: drivers are built here (entry stores in cli/stores.py). What they do is in the rooms below."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from cli.config import Environment, LedgerPaths, LedgerSettings, S3Place, SiteSettings, parse_place, read_settings
+from cli.files import os_errors as os_errors
+from cli.files import read_file as read_file
+from cli.files import write_file as write_file
+from cli.files import writing as writing
 from cli.logs import get_logger
 from cli.sealing import Passphrase, make_data_keys
+from cli.stores import create_store as create_store
+from cli.stores import open_store
 from cli.system import SystemClock, nonce
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint
 from ledger.core.note import Note, NoteSignature, VerifierKey, format_note, parse_vkey
 from ledger.core.policy import Policy, parse_policy
 from ledger.core.proof import HEADER, parse_receipt
 from ledger.errors import (
-    DiskFull,
     InvalidRequest,
     Malformed,
     ObjectMissing,
-    StoreUnavailable,
     Tampered,
     Unavailable,
 )
-from ledger.files import hold_lock, is_full
+from ledger.files import hold_lock
 from ledger.index import IndexedEntryStore
 from ledger.keyring import RecoveryKey
 from ledger.keyring.data import DataKeys
@@ -39,16 +41,14 @@ from ledger.sequencer import Sequencer
 from ledger.store.base import EntryStore, ObjectStore, Prefixed
 from ledger.store.directory import DirectoryStore
 from ledger.store.index_sqlite import SqlitePositionIndex
+from ledger.store.ownership import check_signed
 from ledger.store.positions import PositionIndex
-from ledger.store.sqlite import SqliteEntryStore
 from ledger.tasks import Report
 from pki.keystore import file as keyfile
 from replication.follower import Follower
 from replication.mirror import COSIGNED, Mirror
 from replication.site import Site
 from restore.fetch import Newer
-
-READ_SIZE_MAX = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +164,15 @@ class WritableLedger:
 
 @asynccontextmanager
 async def open_ledger(root: Path, environment: Environment) -> AsyncIterator[OpenLedger]:
-    """Open a ledger for reading. Raises InvalidRequest when `root` is none."""
+    """Open a ledger for reading.
+
+    Raises:
+        InvalidRequest: `root` is none, or its entries are not where it says.
+        StoreUnavailable: they cannot be reached.
+    """
     paths = LedgerPaths(root.absolute())
     settings = read_settings(paths)
-    store: EntryStore = await SqliteEntryStore.open(paths.store)
+    store = await open_store(paths, settings, environment)
     searched = store
     if paths.index.exists():
         searched = IndexedEntryStore(store, record_index(paths), warn=lambda line: get_logger().warning(line))
@@ -196,6 +201,7 @@ async def open_for_writing(root: Path, environment: Environment, passphrase: str
                 f"{paths.log_key} is not the key of {settings.origin}", hint="put the ledger's own log.key back"
             )
         ledger = await stack.enter_async_context(open_ledger(root, environment))
+        await check_signed(ledger.store, settings.origin)
         sealer = await Sealer.open(ledger.store, ledger.data_keys(lambda: passphrase))
         sequencer = await stack.enter_async_context(Sequencer(ledger.store, SystemClock(), sealer=sealer))
         publisher = Publisher(ledger.store, ledger.published, signer, settings.origin, epoch=sequencer.epoch)
@@ -208,11 +214,6 @@ async def open_for_writing(root: Path, environment: Environment, passphrase: str
 def record_index(paths: LedgerPaths, *, create: bool = False) -> PositionIndex:
     """The ledger's record index; nothing is opened, or made, before it is used."""
     return SqlitePositionIndex(paths.index, create=create)
-
-
-async def create_store(path: Path) -> EntryStore:
-    """A new, empty entry store at `path`."""
-    return await SqliteEntryStore.open(path, create=True)
 
 
 def open_place(url: str, environment: Environment, *, create: bool = False) -> ObjectStore:
@@ -322,61 +323,3 @@ def read_newer_file(path: Path) -> Newer:
 def read_policy(path: Path) -> Policy:
     """A trust policy file. Raises InvalidRequest when it cannot be read, MalformedPolicy."""
     return parse_policy(read_file(path, "the trust policy"))
-
-
-def read_file(path: Path, what: str, *, size_max: int = READ_SIZE_MAX) -> bytes:
-    """A file an operator named; it may be a pipe. Raises InvalidRequest."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(size_max + 1)
-    except OSError as error:
-        raise InvalidRequest(f"{what} {path} cannot be read ({error.strerror})", hint="check the path") from error
-    if len(data) > size_max:
-        raise InvalidRequest(f"{what} {path} has more than {size_max} bytes", hint="check that it is the right file")
-    return data
-
-
-def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write a file whole or not at all, durable on return. Raises DiskFull, StoreUnavailable."""
-    with writing(path, mode=mode) as file:
-        file.write(data)
-
-
-@contextmanager
-def writing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A file that appears, whole and durable, when the block ends, and not at all when it raises.
-
-    Raises:
-        DiskFull, StoreUnavailable: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with os_errors(path):
-        try:
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(descriptor)
-            partial.replace(path)
-            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def os_errors(path: Path | None = None) -> Iterator[None]:
-    """Translate what the operating system refuses. Raises DiskFull, StoreUnavailable."""
-    try:
-        yield
-    except OSError as error:
-        full = is_full(error)
-        raise (DiskFull if full else StoreUnavailable)(
-            f"{path or error.filename} cannot be written ({error.strerror})",
-            hint="free space, then run it again" if full else "check permissions, or choose another place",
-        ) from error

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from ledger.core.canonical import INTEGER_MAX, JsonValue, canonicalize, parse_canonical
-from ledger.core.entry import format_time
+from ledger.core.event import format_time
 from ledger.errors import InvalidRequest, Malformed, Tampered
 from ledger.protocols import Clock
 from ledger.store.base import ObjectStore, Tag

@@ -29,6 +29,10 @@ class InvalidRequest(JinshiError):
     """Something that does not exist or makes no sense was asked for."""
 
 
+class Erased(InvalidRequest):
+    """What was asked for was erased, for good. That it was recorded can still be proven."""
+
+
 class Malformed(JinshiError):
     """Bytes are not what they claim to be. Raised by every parser in `core` and `capture`, and only this."""
 

@@ -7,11 +7,14 @@ against what was asked. Whatever is wrong with the projection, the store itself 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
-from ledger.errors import Tampered
+from ledger.core.event import event_time_us
+from ledger.core.quick import quick_entries, slow_entry
+from ledger.errors import MalformedEntry, Tampered
 from ledger.store.base import EntryStore, Head, Row, Selection, SignedCheckpoint, StoredEntry, StreamId
 from ledger.store.positions import Attributes, IndexDamaged, IndexUnusable, PositionIndex
 from ledger.tasks import Report
@@ -20,8 +23,6 @@ PAGE_ROWS = 1_000
 CATCH_UP_ENTRIES_MAX = 20_000
 """A search catches up so many entries first, which takes about a second; while it is further behind, the store is
 asked, and the next search carries on."""
-_GAP_MAX = 16
-_RUN_MAX = 256
 
 
 class IndexedEntryStore:
@@ -68,16 +69,24 @@ class IndexedEntryStore:
         return None
 
     async def _entries(self, positions: Sequence[int], what: Selection) -> Sequence[StoredEntry]:
-        """The entries there. Raises IndexDamaged: one of them is not what was looked for."""
-        found: dict[int, StoredEntry] = {}
-        for run in _runs(sorted(positions)):
-            rows = await self._store.rows(run[0], run[-1] - run[0] + 1)
-            for position in run:
-                row = rows[position - run[0]] if position - run[0] < len(rows) else None
-                if row is None or not _matches(row, what):
-                    raise IndexDamaged(f"{self._index.where} is wrong about entry {position}")
-                found[position] = StoredEntry(position, row.entry)
-        return [found[position] for position in positions]
+        """The entries there. Raises IndexDamaged, Tampered: one of them is not what was looked for."""
+        found = await self._store.read_many(positions)
+        if len(found) < len(positions):
+            there = {one.index for one in found}
+            raise await self._wrong(next(position for position in positions if position not in there))
+        for one, value in zip(found, quick_entries([one.entry for one in found]), strict=True):
+            if not _matches(value or _slow_entry(one.entry), what):
+                raise await self._wrong(one.index)
+        return found
+
+    async def _wrong(self, position: int) -> IndexDamaged | Tampered:
+        """Who is wrong about an entry: the index, which can be built again, or the store it was built from."""
+        said = [Attributes.of(row) for row in await self._store.rows(position, 1)]
+        if said and said == list(await self._index.attributes(position, 1)):
+            return Tampered(
+                f"{self._store.where}: what entry {position} is found by is not what it says", hint="run: jinshi audit"
+            )
+        return IndexDamaged(f"{self._index.where} is wrong about entry {position}")
 
     async def _begin_anew(self, error: IndexDamaged) -> None:
         self._warn(f"{error.what}; it is thrown away, and built again as the ledger is searched")
@@ -108,6 +117,9 @@ class IndexedEntryStore:
     async def read(self, start: int, limit: int) -> Sequence[StoredEntry]:
         return await self._store.read(start, limit)
 
+    async def read_many(self, indexes: Sequence[int]) -> Sequence[StoredEntry]:
+        return await self._store.read_many(indexes)
+
     async def rows(self, start: int, limit: int) -> Sequence[Row]:
         return await self._store.rows(start, limit)
 
@@ -135,27 +147,32 @@ def _is_indexed(what: Selection) -> bool:
     return not stream and not versions and any(one is not None for one in asked)
 
 
-def _matches(row: Row, what: Selection) -> bool:
-    return (
-        what.source in (None, row.source)
-        and what.subject in (None, row.subject)
-        and what.actor in (None, row.actor)
-        and what.type in (None, row.type)
-        and (what.time_from_us is None or what.time_from_us <= row.time_us)
-        and (what.time_until_us is None or row.time_us < what.time_until_us)
+def _slow_entry(entry: bytes) -> Mapping[str, Any]:
+    """The members of an entry; none of what is no entry, which nothing that is asked for matches."""
+    try:
+        return slow_entry(entry)
+    except MalformedEntry:
+        return {}
+
+
+def _matches(value: Mapping[str, Any], what: Selection) -> bool:
+    """Whether an entry, by its members, is one of those that are asked for."""
+    if not value or any(
+        wanted not in (None, value.get(name, ""))
+        for name, wanted in (
+            ("source", what.source),
+            ("subject", what.subject),
+            ("actor", what.actor),
+            ("type", what.type),
+        )
+    ):
+        return False
+    if what.time_from_us is None and what.time_until_us is None:
+        return True
+    time_us = event_time_us(value["time"])
+    return (what.time_from_us is None or what.time_from_us <= time_us) and (
+        what.time_until_us is None or time_us < what.time_until_us
     )
-
-
-def _runs(positions: Sequence[int]) -> Iterator[list[int]]:
-    """Positions that lie close together, to be read at once with the few entries between them."""
-    run: list[int] = []
-    for position in positions:
-        if run and (position - run[-1] > _GAP_MAX or position - run[0] >= _RUN_MAX):
-            yield run
-            run = []
-        run.append(position)
-    if run:
-        yield run
 
 
 async def catch_up(

@@ -95,8 +95,8 @@ class Publisher:
             return last
         previous = 0 if last is None else last.size
         tiler = self._tiler or await self._load(last)
-        await self._write_growth(tiler, head, report)
-        signed = self._sign(tiler.tree, head)
+        tree = await self._write_growth(tiler, head, report)
+        signed = self._sign(tree, head)
         # Commit point: a crash after this line is finished by the next publish, which shows what is recorded.
         await self._store.record_checkpoint(
             signed, expected_size=None if last is None else last.size, epoch=self._epoch
@@ -130,7 +130,7 @@ class Publisher:
     async def _load(self, last: SignedCheckpoint | None) -> Tiler:
         """The right edge at the last signed size, from the published tiles, proven against its root."""
         if last is None:
-            return Tiler(CompactRange.empty(), [], [])
+            return Tiler(0, [], [])
         size = last.size
         edges: list[list[bytes]] = []
         level = 0
@@ -153,7 +153,7 @@ class Publisher:
                 f"{self._store.where}: entries {first} to {size - 1} are not those that were signed for",
                 hint="nothing was signed; restore from a site",
             )
-        return Tiler(tree, edges, rest)
+        return Tiler(size, edges, rest)
 
     async def _read(self, tile: Tile) -> list[bytes]:
         try:
@@ -167,22 +167,24 @@ class Publisher:
                 f"{self._objects.where}/{tile.path} is missing", key=tile.path, hint="restore from a site"
             ) from error
 
-    async def _write_growth(self, tiler: Tiler, head: Head, report: Report | None) -> None:
-        first = tiler.tree.size
-        while tiler.tree.size < head.size:
-            start = tiler.tree.size
+    async def _write_growth(self, tiler: Tiler, head: Head, report: Report | None) -> CompactRange:
+        first = tiler.size
+        while tiler.size < head.size:
+            start = tiler.size
             batch = await self._store.read(start, min(READ_ENTRIES, head.size - start))
             if not batch or batch[0].index != start:
                 raise Tampered(f"{self._store.where}: entry {start} is missing", hint="restore from a site")
             await self._put(tiler.extend([stored.entry for stored in batch]))
             if report is not None:
-                report(tiler.tree.size - first, head.size - first)
-        if tiler.tree.frontier != head.frontier:
+                report(tiler.size - first, head.size - first)
+        tree = tiler.tree()
+        if tree.frontier != head.frontier:
             raise Tampered(
                 f"{self._store.where}: entries {first} to {head.size - 1} do not hash to the tree they belong to",
                 hint="nothing was signed; run jinshi verify, or restore from a site",
             )
         await self._put(tiler.partials())
+        return tree
 
     async def _put(self, objects: Iterable[TileData]) -> None:
         await run_bounded(

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
-from ledger.core.entry import event_time_us
+from ledger.core.event import event_time_us
 from ledger.core.merkle import (
     LeafIndex,
     Node,

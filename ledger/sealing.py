@@ -10,12 +10,13 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from ledger.core.acts import DECLARED
-from ledger.core.entry import Entry, Event, check_event, decode_entry
+from ledger.core.entry import Entry, decode_entry
+from ledger.core.event import Event, check_event
 from ledger.core.sealing import NONCE_SIZE, Payload, bound_attributes, pseudonym, pseudonym_key, seal, unseal, unsealed
 from ledger.errors import InvalidRequest, MalformedEvent, Tampered, Unavailable
 from ledger.keyring.data import DataKeys, KeyName, asset_key_name, subject_key_name
@@ -50,13 +51,16 @@ class Opened:
     closed: Closed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Addressed:
+class Addressed(NamedTuple):
     """An event on its way into the log: as `sent`, and as it will be stored, which lacks data and time until sealed."""
 
     sent: Event
     event: Event
-    key: bytes | None = field(default=None, repr=False)
+    key: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"Addressed({self.event.id!r} of {self.event.source!r})"
 
 
 class AssetKeys:
@@ -131,14 +135,17 @@ class Sealer:
                 continue
             check_event(event)
             asset = await self._asset_key(event.source)
-            addressed = replace(event, data=None, keyid=asset)
+            addressed = event.stored(event.time, None, asset)
             stored.append(await self._hidden(addressed) if modes[event.source] is Mode.PERSONAL else addressed)
-        subjects = await self._subject_keys(
-            {StreamId(one.source, one.subject) for one in stored if one.subject and modes[one.source] is Mode.PERSONAL}
-        )
-        stored = [
-            replace(one, keyid=subjects.get(StreamId(one.source, one.subject or ""), one.keyid)) for one in stored
-        ]
+        streams = {
+            StreamId(one.source, one.subject) for one in stored if one.subject and modes[one.source] is Mode.PERSONAL
+        }
+        if streams:
+            subjects = await self._subject_keys(streams)
+            stored = [
+                one.stored(one.time, one.data, subjects.get(StreamId(one.source, one.subject or ""), one.keyid))
+                for one in stored
+            ]
         keys = await self._opened_keys({one.keyid for one in stored if one.keyid is not None})
         return [
             Addressed(sent, one, None if one.keyid is None else keys[one.keyid])
@@ -217,7 +224,7 @@ class Sealer:
             EntryTooLarge: it cannot be sealed in one entry.
             Unavailable: its key was erased since it was prepared.
         """
-        event = replace(one.event, time=time)
+        event = one.event.at(time)
         if one.key is None:
             return event
         if event.keyid in self.erasures.erased:
@@ -225,7 +232,7 @@ class Sealer:
         hidden = (event.id, event.subject) != (one.sent.id, one.sent.subject)
         payload = Payload(one.sent.data, one.sent.id if hidden else None, one.sent.subject if hidden else None)
         nonce = secrets.token_bytes(NONCE_SIZE)
-        return replace(event, data=seal(one.key, nonce, payload, bound_attributes(event)))
+        return event.stored(time, seal(one.key, nonce, payload, bound_attributes(event)), event.keyid)
 
     async def pseudonym(self, source: str, kind: str, value: str) -> str | None:
         """What stands for a value of a personal source; None: without keys, or before anything was sealed there."""
@@ -239,15 +246,21 @@ class Sealer:
         """Opens what is sealed here, with the same keys."""
         return Opener(self._keys, self.sources, self.erasures)
 
-    def recorded(self, rows: Sequence[Row], first: int) -> None:
-        """Take in what was committed, the first of it at that index: declarations, erasures and holds count at once."""
+    def recorded(self, rows: Sequence[Row], first: int) -> bool:
+        """Take in what was committed, the first of it at that index: declarations, erasures and holds count at once.
+
+        True: there was one, and what was staged to be sealed before may have to be sealed otherwise.
+        """
+        taken = False
         for index, row in enumerate(rows, first):
             if row.type in _FOLDED:
+                taken = True
                 entry = decode_entry(row.entry)
                 self.sources.apply(entry)
                 self.erasures.apply(index, entry)
                 if self._keys is not None:
                     self._keys.forget(self.erasures.erased)
+        return taken
 
 
 class Opener:

@@ -1,7 +1,8 @@
 """The only writer: a bounded pool of append calls, committed together at dense indexes (group commit).
 
-Idempotency, optimistic stream versions and recorded time are decided here; how rows become durable is the store's.
-Signing and publishing are not here: see publisher.py. What is sealed, and with which keys, is sealing.py's business.
+While one transaction is being committed, the next one is staged on top of it (staging.py decides idempotency, versions
+and recorded time); how rows become durable is the store's. Signing and publishing are not here: see publisher.py. What
+is sealed, and with which keys, is sealing.py's business.
 """
 
 from __future__ import annotations
@@ -9,29 +10,31 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Final
 
-from ledger.core.entry import Entry, Event, decode_entry, encode_entry, event_time_us, format_time, same_event
-from ledger.core.merkle import CompactRange, leaf_hash
+from ledger.core.entry import decode_entry
+from ledger.core.event import Event
+from ledger.core.merkle import CompactRange
 from ledger.errors import (
     CompareFailed,
     DuplicateKeys,
     Fenced,
-    IdConflict,
     InvalidRequest,
     JinshiError,
     Pushback,
     StoreUnavailable,
-    Unavailable,
-    VersionConflict,
 )
 from ledger.protocols import Clock
-from ledger.sealing import Addressed, Closed, Opened, Sealer
-from ledger.store.base import EntryStore, Head, Row, StoredEntry, StreamId
+from ledger.sealing import Addressed, Opened, Sealer
+from ledger.staging import Call, EventKey, Known, Recorded, Staging, Unsure, row_of, stream_of
+from ledger.store.base import EntryStore, Head, StreamId
 
-EventKey = tuple[str, str]
-"""(source, id): what idempotency goes by."""
+__all__ = ["CommitSignal", "Recorded", "Sequencer", "SequencerLimits", "row_of", "stream_of"]
+
+NEW_STREAMS_IN_A_ROW: Final = 64
+"""After so many unknown streams that all turned out to be new, the next ones are taken for new without a look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,46 +47,9 @@ class SequencerLimits:
     pool_entries_max: int = 65_536
     pool_bytes_max: int = 256 * 2**20
     append_entries_max: int = 4_096
-    commit_entries_max: int = 8_192
+    commit_entries_max: int = 1_024
     streams_cached_max: int = 65_536
     retry_after_s: float = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """Where an event stands in the log. `duplicate`: it stood there before this call."""
-
-    index: int
-    streamversion: int
-    recordedtime: str
-    leaf_hash: bytes
-    duplicate: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class _Call:
-    """One append call waiting in the pool."""
-
-    events: Sequence[Addressed]
-    actor: str
-    expected_version: int | None
-    done: asyncio.Future[list[Recorded]]
-    size: int
-
-    @property
-    def keys(self) -> Iterable[EventKey]:
-        return ((one.event.source, one.event.id) for one in self.events)
-
-
-@dataclass(slots=True)
-class _Staged:
-    """One transaction in the making: rows at `base`, +1, ... and what each call will be answered."""
-
-    base: int
-    recordedtime_us: int
-    rows: list[Row] = field(default_factory=list)
-    answers: list[tuple[_Call, list[Recorded]]] = field(default_factory=list)
-    versions: dict[StreamId, int] = field(default_factory=dict)
 
 
 class CommitSignal:
@@ -115,27 +81,27 @@ class CommitSignal:
             self._waiters.discard(waiter)
 
 
-def stream_of(event: Event) -> StreamId:
-    """The stream an event belongs to: (source, subject), '' standing for no subject."""
-    return StreamId(event.source, event.subject or "")
+@dataclass(slots=True)
+class _Batch:
+    """The calls of one transaction. `staging` None: they are to be staged (again); `sure`: look everything up first."""
 
+    calls: list[Call] = field(default_factory=list)
+    keys: set[EventKey] = field(default_factory=set)
+    entries: int = 0
+    staged: int = 0
+    staging: Staging | None = None
+    sure: bool = False
 
-def row_of(entry: Entry, data: bytes) -> Row:
-    """The store's row for an entry and its canonical bytes."""
-    event = entry.event
-    assert event.time is not None, "an entry always has a time"
-    return Row(
-        entry=data,
-        leaf_hash=leaf_hash(data),
-        source=event.source,
-        id=event.id,
-        subject=event.subject or "",
-        streamversion=entry.streamversion,
-        type=event.type,
-        actor=entry.actor,
-        time_us=event_time_us(event.time),
-        recordedtime_us=event_time_us(entry.recordedtime),
-    )
+    def unstage(self, *, sure: bool = False) -> None:
+        """Stage anew: what it was staged on did not come about."""
+        self.staging, self.staged, self.sure = None, 0, self.sure or sure
+
+    def clear(self) -> None:
+        """Begin with nothing."""
+        self.calls.clear()
+        self.keys.clear()
+        self.entries, self.sure = 0, False
+        self.unstage()
 
 
 class Sequencer:
@@ -152,16 +118,17 @@ class Sequencer:
         self._clock = clock
         self._sealer = sealer
         self._limits = limits or SequencerLimits()
-        self._pool: deque[_Call] = deque()
+        self._pool: deque[Call] = deque()
         self._pool_entries = 0
         self._pool_bytes = 0
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        self._head: Head | None = None  # None: to be read again before the next commit
+        self._head: Head | None = None  # with what is being committed; None: to be read again before the next commit
         self._epoch = 0
         self._failed: JinshiError | None = None
-        self._versions: OrderedDict[StreamId, int] = OrderedDict()
+        self._versions: OrderedDict[StreamId, int] = OrderedDict()  # likewise with what is being committed
+        self._new_in_a_row = 0
         self.committed = CommitSignal()
 
     @property
@@ -239,7 +206,8 @@ class Sequencer:
             self._pool_entries -= len(events)
             self._pool_bytes -= size
             raise
-        call = _Call(addressed, actor, expected_version, asyncio.get_running_loop().create_future(), size)
+        keys = [(one.event.source, one.event.id) for one in addressed]
+        call = Call(addressed, keys, actor, expected_version, asyncio.get_running_loop().create_future(), size)
         self._pool.append(call)
         self._wake.set()
         return await call.done
@@ -258,79 +226,170 @@ class Sequencer:
     # -- the writer's loop --
 
     async def _run(self) -> None:
+        batch = _Batch()
         while True:
-            await self._wake.wait()
             self._wake.clear()
-            while self._pool:
-                calls = self._take()
-                try:
-                    await self._commit(calls)
-                except JinshiError as error:
-                    _refuse(calls, error)
-                    self._head = None  # what is committed is read again: recovery is the normal path
-                    self._versions.clear()
-                    if isinstance(error, Fenced | CompareFailed):
-                        self._stop_for_good(calls, Fenced(error.what, hint=error.hint))
-                except BaseException:
-                    self._stop_for_good(calls, StoreUnavailable("the ledger's writer stopped", hint="open it again"))
-                    raise
-            if self._closing:
+            await self._fill(batch)
+            if batch.calls:
+                batch = await self._commit_and_stage(batch)
+            elif self._closing and not self._pool:
                 return
+            elif not self._pool:
+                await self._wake.wait()
 
-    def _take(self) -> list[_Call]:
+    async def _commit_and_stage(self, batch: _Batch) -> _Batch:
+        """Commit a batch; meanwhile stage the next one, which is returned."""
+        following = _Batch()
+        self._give_room(batch.calls)
+        try:
+            staging = await self._commit_optimistically(batch, following)
+            if staging is None:
+                self._forget()
+                following.unstage()
+                staging = await self._staged_surely(batch)
+                await self._commit(staging, self._advance(staging))
+            if self._sealer is not None and self._sealer.recorded(staging.rows, staging.base):
+                following.unstage()  # what is sealed, and with which keys, has changed
+            staging.answer()
+            self.committed.set()
+        except JinshiError as error:
+            self._forget()  # what is committed is read again: recovery is the normal path
+            following.unstage()
+            _refuse(batch.calls, error)
+            if isinstance(error, Fenced | CompareFailed):
+                self._stop_for_good(following.calls, Fenced(error.what, hint=error.hint))
+        except BaseException:
+            stopped = StoreUnavailable("the ledger's writer stopped", hint="open it again")
+            self._stop_for_good([*batch.calls, *following.calls], stopped)
+            raise
+        return following
+
+    async def _commit_optimistically(self, batch: _Batch, following: _Batch) -> Staging | None:
+        """Commit a batch as it is staged; None: something it took for new was there already, and nothing is written."""
+        if batch.staging is None:
+            return None
+        reached = self._advance(batch.staging)
+        committing = asyncio.create_task(self._commit(batch.staging, reached), name="commit")
+        committing.add_done_callback(lambda _: self._wake.set())
+        try:
+            while not committing.done():
+                self._wake.clear()
+                await self._fill(following)
+                if not committing.done():
+                    await self._wake.wait()
+            await committing
+        except DuplicateKeys:  # keys are looked up only when some were there already
+            self._new_in_a_row = 0
+            return None
+        finally:
+            committing.cancel()
+        return batch.staging
+
+    async def _fill(self, batch: _Batch) -> None:
+        """Take calls from the pool, and stage what is not staged yet. An error is answered to the calls it concerns."""
+        self._take(batch)
+        if batch.staging is not None and batch.staging.abandoned:
+            batch.unstage()
+        if batch.staged == len(batch.calls) or batch.sure:
+            return
+        try:
+            if self._head is None:
+                self._head = await self._store.head()
+            await self._load_versions(batch.calls[batch.staged :])
+            if batch.staging is None:
+                batch.staging = self._staging(self._head)
+            for call in batch.calls[batch.staged :]:
+                batch.staged += 1
+                if not call.done.done():  # a caller that was cancelled is not recorded
+                    batch.staging.add(call)
+        except Unsure:
+            batch.unstage(sure=True)
+        except JinshiError as error:
+            _refuse(batch.calls, error)
+            self._give_room(batch.calls)
+            batch.clear()
+
+    def _take(self, batch: _Batch) -> None:
         """As many calls as fit one transaction; two calls that share a key go into different ones."""
-        calls: list[_Call] = []
-        entries, keys = 0, set[EventKey]()
-        while self._pool and (not calls or entries + len(self._pool[0].events) <= self._limits.commit_entries_max):
-            call_keys = set(self._pool[0].keys)
-            if not keys.isdisjoint(call_keys):
+        while self._pool:
+            call = self._pool[0]
+            if batch.calls and batch.entries + len(call.events) > self._limits.commit_entries_max:
                 break
-            call = self._pool.popleft()
+            if not batch.keys.isdisjoint(call.keys):
+                break
+            self._pool.popleft()
+            if call.done.done():
+                self._give_room([call])
+            else:
+                batch.calls.append(call)
+                batch.entries += len(call.events)
+                batch.keys.update(call.keys)
+
+    def _give_room(self, calls: Iterable[Call]) -> None:
+        """A call takes its room in the pool until its own transaction begins."""
+        for call in calls:
             self._pool_entries -= len(call.events)
             self._pool_bytes -= call.size
-            entries += len(call.events)
-            keys |= call_keys
-            if not call.done.done():  # a caller that was cancelled is not recorded
-                calls.append(call)
-        return calls
 
-    def _stop_for_good(self, calls: Iterable[_Call], error: JinshiError) -> None:
+    def _stop_for_good(self, calls: Iterable[Call], error: JinshiError) -> None:
         self._failed = error
         _refuse([*calls, *self._pool], error)
-        for call in self._pool:
-            self._pool_entries -= len(call.events)
-            self._pool_bytes -= call.size
         self._pool.clear()
+        self._pool_entries = self._pool_bytes = 0
 
-    async def _commit(self, calls: Sequence[_Call]) -> None:
-        if self._head is None:
-            self._head = await self._store.head()
-        await self._load_versions(calls)
-        # A retry of an append that succeeded must find its first receipt before its version is looked at; and whatever
-        # else is in that stream must be known, as a repetition that is staged as new would move its version.
-        expected = {stream_of(one.event) for call in calls if call.expected_version is not None for one in call.events}
-        known = await self._find(
-            [call for call in calls if any(stream_of(one.event) in expected for one in call.events)]
-        )
-        staged = self._stage(calls, known)
+    def _forget(self) -> None:
+        self._head = None
+        self._versions.clear()
+
+    # -- one transaction --
+
+    async def _staged_surely(self, batch: _Batch) -> Staging:
+        """A batch staged with everything about it looked up: on its own, while nothing else is being committed."""
+        calls = [call for call in batch.calls if not call.done.done()]
+        self._head = head = await self._store.head()
+        streams = {stream_of(one.event) for call in calls for one in call.events}
+        self._versions.update(await self._store.stream_versions(list(streams)))
+        staging = self._staging(head, await self._find(calls))
+        for call in calls:
+            staging.add(call)
+        return staging
+
+    def _staging(self, head: Head, known: Mapping[EventKey, Known] | None = None) -> Staging:
+        now_us = round(self._clock.now().timestamp() * 1_000_000)
+        recorded_us = max(now_us, head.recordedtime_us)  # never goes back
+        seal = None if self._sealer is None else self._sealer.seal
+        return Staging(head.size, recorded_us, self._versions, seal, known)
+
+    def _advance(self, staging: Staging) -> Head:
+        """The head that committing it leads to; what is staged from here on is staged on top of it."""
+        head = self._head
+        assert head is not None
+        if staging.rows:
+            tree = CompactRange(head.size, head.frontier).extend([row.leaf_hash for row in staging.rows])
+            self._head = Head(tree.size, tree.frontier, staging.recordedtime_us, self._epoch)
+            self._keep_versions(staging.versions)
+        assert self._head is not None
+        return self._head
+
+    async def _commit(self, staging: Staging, reached: Head) -> None:
+        """Commit, and find out how a commit of unknown outcome went."""
+        if not staging.rows:
+            return
         try:
-            await self._commit_staged(staged)
-        except DuplicateKeys:  # optimistic: ids are looked up only when some were there already
-            staged = self._stage(calls, await self._find(calls))
-            await self._commit_staged(staged)
-        for stream, version in staged.versions.items():
-            self._versions[stream] = version
-            self._versions.move_to_end(stream)
-        while len(self._versions) > self._limits.streams_cached_max:
-            self._versions.popitem(last=False)
-        if self._sealer is not None:
-            self._sealer.recorded(staged.rows, staged.base)
-        for call, answer in staged.answers:
-            if not call.done.done():
-                call.done.set_result(answer)
-        self.committed.set()
+            # Commit point: a crash after this line leaves the entries recorded; the callers' retries find them.
+            await self._store.commit(
+                staging.rows, expected_size=staging.base, frontier=reached.frontier, epoch=self._epoch
+            )
+        except (Fenced, CompareFailed, DuplicateKeys):
+            raise
+        except StoreUnavailable:
+            found = await self._store.head()
+            if found != reached:
+                raise
 
-    async def _find(self, calls: Sequence[_Call]) -> Mapping[EventKey, _Known]:
+    # -- what staging goes by --
+
+    async def _find(self, calls: Sequence[Call]) -> Mapping[EventKey, Known]:
         keys = [key for call in calls for key in call.keys]
         found = await self._store.find_ids(keys) if keys else {}
         stored = list(found.values())
@@ -338,126 +397,31 @@ class Sequencer:
             opened = [Opened(one.index, decode_entry(one.entry)) for one in stored]
         else:
             opened = await self._sealer.open_many(stored)
-        return {key: _Known(one, entry) for key, one, entry in zip(found, stored, opened, strict=True)}
+        return {key: Known(one, entry) for key, one, entry in zip(found, stored, opened, strict=True)}
 
-    async def _load_versions(self, calls: Sequence[_Call]) -> None:
-        streams = {stream_of(one.event) for call in calls for one in call.events}
-        unknown = [stream for stream in streams if stream not in self._versions]
-        if unknown:
-            self._versions.update(await self._store.stream_versions(unknown))
-
-    async def _commit_staged(self, staged: _Staged) -> None:
-        """Commit, and find out how a commit of unknown outcome went."""
-        if not staged.rows:
-            return
-        head = self._head
-        assert head is not None
-        tree = CompactRange(head.size, head.frontier).extend(row.leaf_hash for row in staged.rows)
-        reached = Head(tree.size, tree.frontier, staged.recordedtime_us, self._epoch)
-        try:
-            # Commit point: a crash after this line leaves the entries recorded; the callers' retries find them.
-            await self._store.commit(staged.rows, expected_size=head.size, frontier=tree.frontier, epoch=self._epoch)
-        except (Fenced, CompareFailed, DuplicateKeys):
-            raise
-        except StoreUnavailable:
-            found = await self._store.head()
-            if found != reached:
-                raise
-        self._head = reached
-
-    # -- staging: pure, from the pool's calls to rows --
-
-    def _stage(self, calls: Sequence[_Call], known: Mapping[EventKey, _Known]) -> _Staged:
-        assert self._head is not None
-        now_us = round(self._clock.now().timestamp() * 1_000_000)
-        staged = _Staged(self._head.size, max(now_us, self._head.recordedtime_us))  # never goes back
+    async def _load_versions(self, calls: Sequence[Call]) -> None:
+        """Know the version of every stream, or guess that it is new: a wrong guess is a commit that fails, no more."""
+        unknown: set[StreamId] = set()
+        guessing = self._new_in_a_row >= NEW_STREAMS_IN_A_ROW
         for call in calls:
-            if call.done.done():
-                continue
-            try:
-                self._stage_call(staged, call, known)
-            except JinshiError as error:  # this call only; the others of the pool go on
-                call.done.set_exception(error)
-        return staged
+            # Of a stream at version n > 0 none may be guessed: an entry after a gap would not collide with any.
+            if call.expected_version or (call.expected_version is None and not guessing):
+                streams = {stream_of(one.event) for one in call.events}
+                unknown.update(stream for stream in streams if stream not in self._versions)
+        if unknown:
+            found = await self._store.stream_versions(list(unknown))
+            self._new_in_a_row = 0 if any(found.values()) else self._new_in_a_row + len(unknown)
+            self._versions.update(found)
 
-    def _stage_call(self, staged: _Staged, call: _Call, known: Mapping[EventKey, _Known]) -> None:
-        rows: list[Row] = []
-        answer: list[Recorded] = []
-        versions: dict[StreamId, int] = {}
-        placed: dict[EventKey, tuple[Event, Recorded]] = {}
-        recordedtime = format_time(staged.recordedtime_us)
-        for one in call.events:
-            key = (one.event.source, one.event.id)
-            if (first := known.get(key)) is not None:
-                answer.append(_first_receipt(first, one))
-                continue
-            if (twin := placed.get(key)) is not None:  # twice in one call
-                sent, recorded = twin
-                first_time = sent if sent.time is not None else sent.at(recordedtime)
-                _check_same(Entry(first_time, recorded.streamversion, recordedtime, call.actor), one.sent)
-                answer.append(replace(recorded, duplicate=True))
-                continue
-            stream = stream_of(one.event)
-            version = versions.get(stream, staged.versions.get(stream, self._versions.get(stream, 0)))
-            if call.expected_version is not None and not placed and version != call.expected_version:
-                raise VersionConflict(
-                    f"stream {stream.subject or stream.source!r} is at version {version}, "
-                    f"expected {call.expected_version}",
-                    hint="read what was recorded since, then decide again",
-                )
-            time = one.event.time if one.event.time is not None else recordedtime
-            entry = Entry(self._stored(one, time), version + 1, recordedtime, call.actor)
-            row = row_of(entry, encode_entry(entry))
-            recorded = Recorded(
-                staged.base + len(staged.rows) + len(rows), entry.streamversion, recordedtime, row.leaf_hash
-            )
-            rows.append(row)
-            answer.append(recorded)
-            versions[stream] = entry.streamversion
-            placed[key] = (one.sent, recorded)
-        staged.rows.extend(rows)
-        staged.versions.update(versions)
-        staged.answers.append((call, answer))
-
-    def _stored(self, one: Addressed, time: str) -> Event:
-        if self._sealer is None:
-            return one.event if one.event.time is not None else one.event.at(time)
-        return self._sealer.seal(one, time)
+    def _keep_versions(self, versions: Mapping[StreamId, int]) -> None:
+        for stream, version in versions.items():
+            self._versions[stream] = version
+            self._versions.move_to_end(stream)
+        while len(self._versions) > self._limits.streams_cached_max:
+            self._versions.popitem(last=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What is recorded under an event's (source, id), and the same opened."""
-
-    stored: StoredEntry
-    opened: Opened
-
-
-def _first_receipt(known: _Known, one: Addressed) -> Recorded:
-    stored, entry = known.stored, known.opened.entry
-    if known.opened.closed is Closed.NO_KEY:
-        raise Unavailable(
-            f"event {one.sent.id!r} of {one.sent.source} is recorded at index {stored.index}, and cannot be opened",
-            hint="open the ledger's data keys, then send it again",
-        )
-    if known.opened.closed is Closed.ERASED:
-        # Its data is gone: what is left in the clear, pseudonyms among it, decides.
-        _check_same(entry, replace(one.event, data=entry.event.data), index=stored.index)
-    else:
-        _check_same(entry, one.sent, index=stored.index)
-    return Recorded(stored.index, entry.streamversion, entry.recordedtime, leaf_hash(stored.entry), duplicate=True)
-
-
-def _check_same(entry: Entry, event: Event, *, index: int | None = None) -> None:
-    if not same_event(entry, event):
-        place = "earlier in the same call" if index is None else f"at index {index}"
-        raise IdConflict(
-            f"event {event.id!r} of {event.source} is recorded {place} with other content",
-            hint="give a new event a new id",
-        )
-
-
-def _refuse(calls: Iterable[_Call], error: JinshiError) -> None:
+def _refuse(calls: Iterable[Call], error: JinshiError) -> None:
     for call in calls:
         if not call.done.done():
             call.done.set_exception(error)

@@ -12,7 +12,8 @@ from typing import Final
 
 from ledger.core.acts import CREATED, DECLARED, acts_source, is_act
 from ledger.core.canonical import JsonValue
-from ledger.core.entry import Entry, Event, decode_entry
+from ledger.core.entry import Entry, decode_entry
+from ledger.core.event import Event
 from ledger.errors import Conflict, Malformed
 from ledger.store.base import EntryStore, Selection
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ledger.core.canonical import JsonValue, canonicalize, parse_json
-from ledger.core.entry import decode_entry, format_time
+from ledger.core.entry import Entry, decode_entry
+from ledger.core.event import format_time
 from ledger.core.note import Note, NoteSignature, format_note, parse_note, verify_site_note
 from ledger.errors import Malformed, MalformedNote, ObjectMissing, Tampered, Untrusted
 from ledger.keyring.data import KEYRING, delete_data_key, is_data_keyid
@@ -109,6 +110,7 @@ class SiteEraser:
         self._origin = origin
         self._clock = clock
         self._state = state
+        self._acts: dict[int, Entry] = {}  # what was read of the memory before; it only grows
 
     async def remember(self, acts: Sequence[tuple[int, bytes]]) -> None:
         """Keep verified entries about erasure, durably: before the mirror cosigns what they are in."""
@@ -121,7 +123,9 @@ class SiteEraser:
         async for key in self._state.list_keys(ACTS):
             index = int(key.removeprefix(ACTS))
             if size is None or index < size:
-                erasures.apply(index, decode_entry((await self._state.get(key)).data))
+                if index not in self._acts:
+                    self._acts[index] = decode_entry((await self._state.get(key)).data)
+                erasures.apply(index, self._acts[index])
         return erasures
 
     async def carry_out(self, size: int) -> list[int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
+from ledger.core.entry import decode_entry
 from ledger.core.note import VerifierKey, format_note
-from ledger.core.tiles import Tile
+from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, growth
 from ledger.errors import (
     CompareFailed,
     Fenced,
@@ -21,6 +23,8 @@ from ledger.errors import (
     Untrusted,
 )
 from ledger.keyring import KEYRING
+from ledger.keyring.data import is_data_keyid
+from ledger.keyring.logkey import ANNOUNCING
 from ledger.store.base import ObjectStore
 from ledger.tasks import Report, run_bounded
 from ledger.verify import AuthenticatedTiles, read_tile
@@ -28,6 +32,10 @@ from replication.plan import Batch, batches, missing
 from replication.site import PENDING, Pending, Site, check_log, check_site, format_pending, read_cosigned, read_pending
 
 KEYS_BATCH = 1_000
+NAMED_ENTRIES_MAX = 8_192
+NAMED_KEPT = 65_536
+_KEYID_MARK = b'"keyid":"'
+_ANNOUNCING_MARKS = tuple(f'"type":"{type_}"'.encode() for type_ in ANNOUNCING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,7 @@ class Follower:
         """`erased`: ids of data keys that are never to be sent again."""
         assert log.name == origin
         self._erased = erased
+        self._named: OrderedDict[str, None] = OrderedDict()  # data keys that were shipped because an entry names them
         self._source = source
         self._site = site
         self._log = log
@@ -66,8 +75,18 @@ class Follower:
         self._nonce = nonce
         self._limits = limits or FollowerLimits()
 
-    async def run_once(self, report: Report | None = None, *, whole: bool = False) -> int:
-        """Ship everything up to the published checkpoint; returns its size.
+    async def run_once(
+        self,
+        report: Report | None = None,
+        *,
+        whole: bool = False,
+        upto: OpenedCheckpoint | None = None,
+        keyring: bool = True,
+    ) -> int:
+        """Ship everything up to the published checkpoint, or an earlier one that was (`upto`); returns its size.
+
+        Without `keyring` the two keyrings are not compared, which takes long where there are many keys: what is shipped
+        of it is what the added entries are sealed with, wrapped to the recovery key. The rest is for another round.
 
         What the site's mirror has verified is not looked at again, unless `whole` is asked for: then everything that
         got lost at the site since is shipped anew.
@@ -81,18 +100,22 @@ class Follower:
         """
         await check_site(self._site, self._log.name)
         for _ in range(self._limits.swap_attempts_max - 1):
-            published = await self._published()
+            published = upto or await self._published()
+            upto = None
             try:
-                return await self._ship(published, report, whole)
+                return await self._ship(published, report, whole, keyring)
             except RolledBack:
                 # Another follower may have shipped what was published since this one looked; then it looks again.
                 if (await self._published()).checkpoint.size == published.checkpoint.size:
                     raise
-        return await self._ship(await self._published(), report, whole)
+        return await self._ship(await self._published(), report, whole, keyring)
 
-    async def _ship(self, published: OpenedCheckpoint, report: Report | None, whole: bool) -> int:
+    async def _ship(self, published: OpenedCheckpoint, report: Report | None, whole: bool, keyring: bool) -> int:
         start = await self._agreed(published.checkpoint)
-        await self._ship_keyring()
+        if keyring or published.checkpoint.size - start > NAMED_ENTRIES_MAX:
+            await self._ship_keyring()
+        else:
+            await self._ship_named_keys(start, published.checkpoint.size)
         await self._ship_tiles(0 if whole else start, published.checkpoint.size, report)
         # Commit point: a crash before this line leaves objects nobody refers to; the next run finds them there.
         await self._swap_pending(published)
@@ -156,6 +179,25 @@ class Follower:
                 await self._copy_all(lacking)
                 lacking = []
         await self._copy_all(lacking)
+
+    async def _ship_named_keys(self, start: int, size: int) -> None:
+        """The keys that entries `start` to `size` name; all of the keyring where one of them announces keys."""
+        named: dict[str, None] = {}
+        for tile in growth(start, size):
+            if tile.level != ENTRIES:
+                break
+            entries = decode_bundle(await read_tile(self._source, tile), tile.width)
+            for entry in entries[max(0, start - tile.index * TILE_WIDTH) :]:
+                if any(mark in entry for mark in _ANNOUNCING_MARKS):
+                    await self._ship_keyring()
+                    return
+                if _KEYID_MARK in entry and (keyid := decode_entry(entry).event.keyid) is not None:
+                    named[keyid] = None
+        lacking = [keyid for keyid in named if keyid not in self._named and keyid not in self._erased]
+        await self._copy_all([KEYRING + keyid for keyid in lacking if is_data_keyid(keyid)])
+        self._named.update(dict.fromkeys(lacking))
+        while len(self._named) > NAMED_KEPT:
+            self._named.popitem(last=False)
 
     async def _copy_all(self, keys: list[str]) -> None:
         await run_bounded((self._copy(key) for key in keys), parallel=self._limits.parallel)

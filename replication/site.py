@@ -11,7 +11,7 @@ from ledger.core.canonical import JsonValue, canonicalize, parse_json
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, parse_checkpoint
 from ledger.core.cosignature import Cosignature, verify_cosignature, verify_log_signature
 from ledger.core.encoding import parse_decimal
-from ledger.core.entry import event_time_us, format_time
+from ledger.core.event import event_time_us, format_time
 from ledger.core.note import (
     Note,
     NoteSignature,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ledger.core.acts import FOUND, SUCCEEDED, acts_source
-from ledger.core.entry import Event, decode_entry
+from ledger.core.entry import decode_entry
+from ledger.core.event import Event
 from ledger.errors import Conflict, Forked, InvalidRequest
 from ledger.reader import Reader
 from ledger.store.base import EntryStore, Selection, StoredEntry

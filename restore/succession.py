@@ -7,7 +7,8 @@ import re
 from ledger.core.acts import SUCCEEDED, acts_source
 from ledger.core.canonical import JsonValue
 from ledger.core.checkpoint import Checkpoint, OpenedCheckpoint
-from ledger.core.entry import Event, decode_entry
+from ledger.core.entry import decode_entry
+from ledger.core.event import Event
 from ledger.core.merkle import CompactRange, leaf_hash
 from ledger.core.note import format_note
 from ledger.errors import Conflict, Forked, Tampered

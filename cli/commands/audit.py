@@ -9,12 +9,15 @@ import typer
 
 from cli import render
 from cli.auditing import Place, Wanted, audit_directory, audit_place, audit_site
+from cli.config import LedgerPaths
 from cli.progress import progress_bar
+from cli.recording import record
 from cli.report_html import report_html
 from cli.session import Session, run_async, session_of
-from cli.wiring import open_ledger, read_newer_file, write_file
+from cli.wiring import load_log_key, load_recovery_key, open_ledger, read_newer_file, write_file
 from ledger.auditor import AuditReport, Outcome
-from ledger.errors import InvalidRequest, Tampered
+from ledger.errors import InvalidRequest, JinshiError, Tampered
+from ledger.keyring import RecoveryKey
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -22,6 +25,8 @@ EXAMPLES = """[bold]Examples[/]
   jinshi audit --site remote --html audit.html
   jinshi audit --from /mnt/remote --policy trust.policy --json
   jinshi audit --open --registers                 # also open what is sealed, and rebuild every edition
+  jinshi audit --from /mnt/remote --policy trust.policy --open --recovery-key recovery.key
+  jinshi audit --site remote --record             # and record what came of it
 """
 _MARKS = {Outcome.PASSED: "passed", Outcome.FAILED: "FAILED", Outcome.NOT_RUN: "not run"}
 
@@ -52,35 +57,57 @@ def audit(
     ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as one HTML file, too.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    open_: Annotated[bool, typer.Option("--open", help="Open what is sealed, with the passphrase.")] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Open what is sealed, with the passphrase or --recovery-key.")
+    ] = False,
     registers: Annotated[bool, typer.Option("--registers", help="Rebuild every edition of every register.")] = False,
+    recovery_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What --open opens with: needs nothing of the ledger's machine.")
+    ] = None,
+    recovery_passphrase_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The recovery key's passphrase.  [default: the ledger's]")
+    ] = None,
+    record_: Annotated[
+        bool, typer.Option("--record", help="Record the result in the ledger; takes the passphrase.")
+    ] = False,
     processes: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="How many processes.  [default: one for each processor]")
     ] = None,
     scratch: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Where to sort keys, about 100 bytes an entry.  [default: the temp directory]"
+            metavar="DIR",
+            help="Where to sort keys, about 100 bytes an entry, and to rebuild what is opened of a site.  "
+            "[default: the temp directory]",
         ),
     ] = None,
 ) -> None:
     """Replay a ledger or a site from its bytes, check everything that can be checked, and report.
 
-    Nothing is written to what is audited. Exit code 3 when a check failed.
+    Nothing is written to what is audited, unless --record asks for it. Exit code 3 when a check failed.
     """
     session = session_of(context)
     if site is not None and place is not None:
         raise InvalidRequest("--site and --from are two places", hint="give one of them")
     if place is None and (against or at_least is not None or origin is not None):
         raise InvalidRequest("--against, --at-least and --origin are about a copy", hint="name it: --from PATH")
-    if (site is not None or place is not None) and (open_ or registers):
-        raise InvalidRequest("--open and --registers are about a ledger's directory", hint="leave out --site or --from")
+    if place is not None and policy is None:
+        raise InvalidRequest("no trust policy is given", hint="give --policy FILE: who is believed")
+    if record_ and place is not None:
+        raise InvalidRequest(
+            "an audit of a place cannot be recorded: there is no ledger to record it in",
+            hint="leave out --record, or name the ledger and --site",
+        )
+    if not open_ and (recovery_key is not None or recovery_passphrase_file is not None):
+        raise InvalidRequest("a recovery key opens what is sealed", hint="add --open")
+    recovery = _recovery_key(session, recovery_key, recovery_passphrase_file) if open_ else None
+    passphrase = session.passphrase() if record_ or (open_ and recovery is None) else None
+    if record_:  # a wrong passphrase is found before the long work, not after
+        load_log_key(LedgerPaths(session.ledger).log_key, passphrase or "")
     with progress_bar("auditing") as progress:
-        passphrase = session.passphrase() if open_ else ""
-        wanted = Wanted(processes, scratch, (lambda: passphrase) if open_ else None, registers, progress)
-        if place is not None:
-            if policy is None:
-                raise InvalidRequest("no trust policy is given", hint="give --policy FILE: who is believed")
+        opens = (lambda: passphrase or "") if open_ and recovery is None else None
+        wanted = Wanted(processes, scratch, opens, recovery, registers, progress)
+        if place is not None and policy is not None:
             newer = tuple(read_newer_file(file) for file in against or [])
             copy = Place(place, policy, origin, newer, at_least)
             report = run_async(lambda: audit_place(copy, session.environment, wanted))
@@ -88,20 +115,45 @@ def audit(
             report = run_async(lambda: _site(session, site, policy, wanted))
         else:
             report = run_async(lambda: audit_directory(session.ledger, session.environment, wanted))
-    if html is not None:
-        write_file(html.absolute(), report_html(report).encode("utf-8"))
-    if json:
-        render.print_json(report.to_json())
-    else:
-        show(report)
+    index: int | None = None
+    try:
+        if html is not None:
+            write_file(html.absolute(), report_html(report).encode("utf-8"))
+        if record_ and passphrase is not None:
+            index = _record(session, passphrase, report)
+    finally:  # what an audit found is shown even where it cannot be kept
+        if json:
+            render.print_json({**report.to_json(), "index": index} if record_ else report.to_json())
+        else:
+            show(report)
+            if index is not None:
+                render.facts({"recorded": f"entry {index}"})
     if not report.passed:
         names = ", ".join(check.name for check in report.failed)
         raise Tampered(f"the audit of {report.what} failed: {names}", hint="keep it as evidence, and use another copy")
 
 
+def _recovery_key(session: Session, file: Path | None, passphrase_file: Path | None) -> RecoveryKey | None:
+    return None if file is None else load_recovery_key(file, session.passphrase_in(passphrase_file))
+
+
 async def _site(session: Session, name: str, policy: Path | None, wanted: Wanted) -> AuditReport:
     async with open_ledger(session.ledger, session.environment) as ledger:
         return await audit_site(ledger, name, policy, wanted)
+
+
+def _record(session: Session, passphrase: str, report: AuditReport) -> int | None:
+    """Where the report was recorded; None: nothing is written to a ledger that has just failed its own audit."""
+    if report.site is None and not report.passed:
+        render.warn("it is not recorded: writing to a ledger that failed its own audit would change the evidence")
+        return None
+    try:
+        return run_async(lambda: record(session.ledger, session.environment, passphrase, report.to_event()))
+    except JinshiError as error:
+        if report.passed:
+            raise
+        render.warn(f"it is not recorded: {error}")  # that the audit failed is the more important error
+        return None
 
 
 def show(report: AuditReport) -> None:

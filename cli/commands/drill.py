@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -12,16 +10,14 @@ import typer
 
 from cli import render
 from cli.progress import progress_bar
+from cli.recording import record
 from cli.session import Session, run_async, session_of
 from cli.system import SystemClock
-from cli.wiring import create_store, load_log_key, open_for_writing, open_ledger, os_errors, read_policy
-from ledger.errors import CheckFailed, LockHeld, Tampered
+from cli.wiring import create_store, load_log_key, open_ledger, os_errors, read_policy
+from ledger.errors import CheckFailed, Tampered
 from restore.drill.plan import DrillPlan
 from restore.drill.report import DrillReport
 from restore.drill.runner import run_drill
-
-LOCK_WAIT_S = 60.0
-LOCK_POLL_S = 0.5
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -65,7 +61,7 @@ def run(
     report = run_async(lambda: _run(session, passphrase, site, rpo, rto, policy, scratch))
     index: int | None = None
     try:
-        index = run_async(lambda: _record(session, passphrase, report))
+        index = run_async(lambda: record(session.ledger, session.environment, passphrase, report.to_event()))
     finally:  # what a drill found is shown even where it cannot be recorded
         if json:
             render.print_json({**report.to_json(), "index": index})
@@ -106,21 +102,6 @@ async def _run(
                     return await run_drill(plan, ledger.store, store, SystemClock(), keys=keys, report=progress)
             finally:
                 await store.close()
-
-
-async def _record(session: Session, passphrase: str, report: DrillReport) -> int:
-    """Append the report; a writer that is at work just then is waited for. Raises LockHeld after `LOCK_WAIT_S`."""
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            async with open_for_writing(session.ledger, session.environment, passphrase) as writable:
-                places = await writable.sequencer.append([report.to_event()], actor=session.environment.actor)
-                await writable.publish()
-                return places[0].index
-        except LockHeld:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(LOCK_POLL_S)
 
 
 def _show(report: DrillReport, index: int | None) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from cli import erasing, render
+from cli.handover import open_to_record
 from cli.session import Session, run_async, session_of
-from cli.wiring import open_for_writing, open_ledger
+from cli.wiring import open_ledger
 from ledger.errors import InvalidRequest
 from ledger.keyring.erasures import PRIMARY, Erasure, Erasures, read_erasures
 
@@ -70,7 +71,7 @@ async def _act(
     session: Session, source: str, subject: str | None, reason: str, *, approve: bool, hold: bool, lift: bool
 ) -> int:
     actor = session.environment.actor
-    async with open_for_writing(session.ledger, session.environment, session.passphrase()) as writable:
+    async with open_to_record(session.ledger, session.environment, session.passphrase()) as writable:
         if hold or lift:
             return await erasing.hold(writable, source, subject, reason, actor, lift=lift)
         assert subject is not None

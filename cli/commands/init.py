@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from cli import render
+from cli.config import SQLITE
 from cli.session import run_async, session_of
 
 EXAMPLES = """[bold]Examples[/]
 
   jinshi init /srv/ledger
-  jinshi init /srv/台账 --origin ledger.example.gov/divisions --sealed
+  jinshi init /srv/台账 --origin ledger.example.gov/divisions
+  jinshi init /srv/published --clear              # published data: nothing is sealed unless declared so
   jinshi --passphrase-file /run/secrets/jinshi init /srv/ledger --keys /media/keys
+  PGPASSWORD=... jinshi init /srv/ledger --store 'postgresql://jinshi@db.example.gov/ledgers?schema=cases'
   BAO_TOKEN=... jinshi init /srv/ledger --kek openbao+https://bao.example.gov:8200/transit/jinshi
 """
 
@@ -33,16 +36,29 @@ def init(
     keys: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where mirror and recovery keys go.  [default: DIR-keys]")
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where the entries are: sqlite (a file in DIR), or a schema in PostgreSQL, as in the examples; "
+            "its password comes from PGPASSWORD.  [default: sqlite]",
+        ),
+    ] = None,
     kek: Annotated[
         str | None,
         typer.Option(metavar="URL", help="The key that protects data keys, in OpenBao.  [default: a file in DIR]"),
     ] = None,
     sealed: Annotated[
-        bool, typer.Option("--sealed", help="Seal every source that is not declared public (see docs/sealing.md).")
-    ] = False,
+        bool,
+        typer.Option(
+            "--sealed/--clear",
+            help="Seal every source that is not declared public, or only those that are declared sealed or personal "
+            "(see docs/sealing.md).",
+        ),
+    ] = True,
     sites: Annotated[bool, typer.Option("--sites/--no-sites", help="Make the two default sites in DIR-sites.")] = True,
 ) -> None:
-    """Make a new ledger in DIR: SQLite, keys under a passphrase, and two directory sites beside it.
+    """Make a new ledger in DIR: its entries, keys under a passphrase, and two directory sites beside it.
 
     Nothing is ever overwritten. An init that was interrupted is finished by running it again.
     """
@@ -57,6 +73,7 @@ def init(
         passphrase=session.passphrase(confirm=True, what=" for the new ledger's keys"),
         kek=kek,
         sealed=sealed,
+        store=store,
     )
     made = run_async(lambda: create_ledger(request, session.environment))
     paths, settings = made.paths, made.settings
@@ -67,6 +84,7 @@ def init(
         "origin": settings.origin,
         "verifier key": settings.vkey,
         "log key": str(paths.log_key),
+        "entries": str(paths.store) if settings.store == SQLITE else settings.store,
         "sealing": f"{'all but what is declared public' if sealed else 'what is declared sealed or personal'}; "
         f"data keys are wrapped under {settings.kek}",
         **{f"site {site.name}": site.url for site in settings.sites},

@@ -22,7 +22,7 @@ from ledger.capture.describe import Change, Description, describe
 from ledger.capture.exporter import Exported, export_register
 from ledger.core.canonical import JsonValue, is_canonical, parse_json
 from ledger.core.encoding import encode_base64
-from ledger.core.entry import event_time_us
+from ledger.core.event import event_time_us
 from ledger.errors import InvalidRequest
 from ledger.reader import Reader
 from ledger.sealing import Opened, Opener

@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 
 from cli import render
+from cli.handover import open_to_record
 from cli.progress import progress_bar
 from cli.session import Session, run_async, session_of
-from cli.wiring import open_for_writing, read_file
+from cli.wiring import read_file
 from ledger.capture.cloudevents import LINE_SIZE_MAX, Appended, append_lines
 from ledger.capture.importer import EDITION_SIZE_MAX, Imported, Request, import_edition
 from ledger.errors import MalformedEvent, StoreUnavailable
@@ -97,7 +98,7 @@ def import_(
 
 
 async def _import(session: Session, request: Request, file: Path) -> Imported:
-    async with open_for_writing(session.ledger, session.environment, session.passphrase()) as writable:
+    async with open_to_record(session.ledger, session.environment, session.passphrase()) as writable:
         with progress_bar(f"importing {file.name}", "events") as report:
             done = await import_edition(
                 writable.ledger.reader,
@@ -129,7 +130,7 @@ def append(
 
 async def _append(session: Session, json: bool) -> tuple[int, int]:
     count = repeated = 0
-    async with open_for_writing(session.ledger, session.environment, session.passphrase()) as writable:
+    async with open_to_record(session.ledger, session.environment, session.passphrase()) as writable:
         try:
             async for one in append_lines(writable.sequencer, _stdin(), actor=session.environment.actor):
                 count += 1

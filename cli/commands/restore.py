@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.config import LedgerPaths, read_settings
+from cli.config import SQLITE, LedgerPaths, read_settings
 from cli.predecessor import record_predecessor
 from cli.progress import progress_bar
 from cli.recreate import Request, Restored, restore_ledger
@@ -21,6 +21,8 @@ LEDGER_EXAMPLES = """[bold]Examples[/]
   jinshi restore ledger --from /mnt/remote --policy trust.policy --to /srv/restored
   jinshi restore ledger --from 's3://backups/jinshi?endpoint=https://s3.example.gov' --policy trust.policy --to /srv/new
   jinshi restore ledger --from /mnt/remote --policy trust.policy --to /srv/new --continue-from /srv/old
+  jinshi restore ledger --from /mnt/remote --policy trust.policy --to /srv/new \
+    --store 'postgresql://jinshi@db.example.gov/ledgers?schema=cases'
 """
 PREDECESSOR_EXAMPLES = """[bold]Examples[/]
 
@@ -63,6 +65,14 @@ def ledger(
     recovery_passphrase_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The recovery key's passphrase.  [default: the new ledger's]")
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where the entries go: sqlite (a file in DIR), or a schema in PostgreSQL that holds nothing yet, as "
+            "in the examples; its password comes from PGPASSWORD.  [default: sqlite]",
+        ),
+    ] = None,
     kek: Annotated[
         str | None, typer.Option(metavar="URL", help="The key in OpenBao that data keys are wrapped under, if any.")
     ] = None,
@@ -88,6 +98,7 @@ def ledger(
         recovery_key=recovery_key,
         recovery_passphrase=session.passphrase_in(recovery_passphrase_file) if recovery_passphrase_file else None,
         kek=kek,
+        store=store,
     )
     with progress_bar("restoring") as report:
         done = run_async(lambda: restore_ledger(request, session.environment, report))
@@ -117,6 +128,7 @@ def _show(done: Restored, to: Path) -> None:
             "cosigned": f"{render.duration(done.copy.age_s)} ago; what was recorded since is not in it",
             "root": checkpoint.root.hex(),
             "origin": settings.origin,
+            **({} if settings.store == SQLITE else {"entries": settings.store}),
         }
     )
     if closed := done.keys.count - done.keys.openable:

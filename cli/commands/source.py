@@ -8,10 +8,11 @@ import typer
 
 from cli import render
 from cli.config import Environment, LedgerPaths, read_settings
+from cli.handover import open_to_record
 from cli.sealing import new_kek, write_settings
 from cli.session import Session, run_async, session_of
-from cli.wiring import load_log_key, open_for_writing, open_ledger, write_file
-from ledger.core.entry import fits_attribute
+from cli.wiring import load_log_key, open_ledger, write_file
+from ledger.core.event import fits_attribute
 from ledger.errors import InvalidRequest
 from ledger.files import hold_lock
 from ledger.sources import Mode, Sources, declaration, read_sources
@@ -70,7 +71,7 @@ async def _declare(session: Session, source: str, mode: Mode, *, reveal: bool) -
     environment, passphrase = session.environment, session.passphrase()
     if mode is not Mode.PUBLIC:
         await _ensure_kek(LedgerPaths(session.ledger.absolute()), passphrase, environment)
-    async with open_for_writing(session.ledger, environment, passphrase) as writable:
+    async with open_to_record(session.ledger, environment, passphrase) as writable:
         ledger, sources = writable.ledger, writable.sealer.sources
         if sources.declared.get(source) is mode:
             return None

@@ -13,7 +13,7 @@ from cli.session import Session, run_async, session_of
 from cli.system import SystemClock
 from cli.wiring import mirror_memory, open_ledger, read_file, read_newer_file, read_policy
 from ledger.auditor import Audited, audit_ledger
-from ledger.core.entry import format_time
+from ledger.core.event import format_time
 from ledger.core.policy import Policy, Trusted, parse_policy
 from ledger.core.proof import parse_receipt, verify_receipt
 from ledger.errors import CheckFailed, InvalidRequest, ProofInvalid, Tampered

@@ -87,8 +87,10 @@ def record(demo: Demo, editions: list[Path]) -> None:
     demo.step(
         "Record eight published editions of China's county-level divisions",
         """Each edition is a CSV file. Only what changed since the last one is recorded, record by record, and a closing
-        event seals the edition with its digest. No copy of the file is stored.""",
+        event seals the edition with its digest. No copy of the file is stored. A ledger encrypts what it records; these
+        are published already, so they are declared public first, and can be read at any site.""",
     )
+    demo.jinshi("source", "declare", SOURCE, "--public", shows="public")
     for edition in editions:
         name = edition.parent.name
         arguments = ["--source", SOURCE, "--key", "code", "--edition", name, "--time", f"{name}T00:00:00Z"]

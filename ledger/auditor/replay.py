@@ -37,7 +37,9 @@ MISSING_MAX = 1_000_000
 _T = TypeVar("_T")
 
 OpenObjects = Callable[[], ObjectStore]
-"""Opens the copy again in another process: it must be possible to pickle it, and nothing in it may be secret."""
+"""Opens the copy again in another process: it is pickled, and goes there through a pipe. Credentials may be in it, but
+not in its repr.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,11 @@ class ReplaySettings:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay came to: the recomputed root, and the checks."""
+    """What a replay came to: the recomputed root, the checks, and the ledger's own acts by index, in order."""
 
     root: bytes
     checks: tuple[Check, ...]
+    acts: tuple[tuple[int, bytes], ...]
 
 
 async def replay(
@@ -97,11 +100,11 @@ class _Replay:
             root = await self._check_tree()
             ids, streams = await self._check_partitions(executor)
         await self._check_tiles_left()
-        whole = self._whole
+        whole, depth = self._whole, sum(level >= 0 for level in levels(size))
         checks = [
             whole.unreadable.check("entries", f"{size:,} entries, each against the signed tree"),
             self._root_check(root),
-            whole.tiles.check("tiles", f"every tile of {len(levels(size))} levels, against the recomputed tree"),
+            whole.tiles.check("tiles", f"every tile of {depth} levels, against the recomputed tree"),
             whole.canonical.check("canonical form", "every entry is exactly the bytes its content has"),
             streams.check("stream versions", "1, 2, 3, ... in every stream"),
             whole.times.check("recorded time", "it never goes back"),
@@ -111,7 +114,7 @@ class _Replay:
             self._dataref_check(),
             await check_successions(self._acts, self._objects, self._checkpoint),
         ]
-        return Replayed(root, tuple(checks))
+        return Replayed(root, tuple(checks), tuple(self._acts))
 
     # -- ranges --
 
@@ -154,7 +157,7 @@ class _Replay:
                 await self._keyring.take(index, [data])
             except Tampered as error:
                 whole.keys.add_error(error, f"entry {index}")
-        self._acts += [one for one in facts.acts if b'"type":"ledger.' in one[1]]
+        self._acts += facts.acts
         if facts.spilled is not None:
             self._spilled.append(facts.spilled)
         self._suspects.update(
@@ -297,13 +300,18 @@ _scanner: Scanner | None = None
 
 def _begin(open_objects: OpenObjects, folder: Path, partitions: int) -> None:
     global _scanner
-    gc.disable()  # values are trees and freed as they go; looking for cycles would take a third of the time
+    # Values are trees and freed as they go: looking for cycles among them would take a third of the time.
+    gc.disable()
+    gc.freeze()
     _scanner = Scanner(open_objects(), folder, partitions)
 
 
 def _scan(start: int, stop: int) -> RangeFacts:
     assert _scanner is not None, "_begin has run"
-    return asyncio.run(_scanner.scan(start, stop))
+    try:
+        return asyncio.run(_scanner.scan(start, stop))
+    finally:
+        gc.collect()  # what a client of an object store has left behind
 
 
 @contextmanager

@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ledger.core.canonical import JsonValue
+from ledger.core.acts import AUDITED, acts_source
+from ledger.core.canonical import JsonValue, canonicalize
+from ledger.core.event import Event
 from ledger.errors import InvalidRequest, JinshiError, Tampered, Unavailable
 
 FINDINGS_MAX = 20
 """How many findings a check names; further ones are counted."""
+RECORDED_SIZE_MAX = 32_768
+"""Of a report in the ledger, as canonical JSON: an entry has room for twice as much."""
+_TEXT_MAX = 300
+_NAMED = (FINDINGS_MAX, 10, 5, 2, 1, 0)
 
 
 class Outcome(StrEnum):
@@ -112,10 +118,14 @@ def not_run(name: str, why: str) -> Check:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """A whole audit: of what, how far it went, and every check. Times are RFC 3339."""
+    """A whole audit: of what, how far it went, and every check. Times are RFC 3339.
+
+    `site`: the name of the site that was audited; None: the ledger's own directory, or a place without a name.
+    """
 
     what: str
     origin: str
+    site: str | None
     size: int
     root: str
     started: str
@@ -151,3 +161,51 @@ class AuditReport:
             "passed": self.passed,
             "checks": [check.to_json() for check in self.checks],
         }
+
+    def to_event(self) -> Event:
+        """The event that records it in its ledger, as `ledger.audited.v1` (docs/formats.md, section 6).
+
+        However much was found, the data has at most `RECORDED_SIZE_MAX` bytes: texts are cut, and of the findings as
+        many are named as there is room for; the others are counted in `more`.
+        """
+        data: dict[str, JsonValue] = {}
+        for named in _NAMED:
+            data = {
+                "format": 1,
+                "site": self.site,
+                "size": self.size,
+                "root": self.root,
+                "started": self.started,
+                "took_ms": self.took_ms,
+                "passed": self.passed,
+                "checks": [_recorded(check, named) for check in self.checks],
+            }
+            if len(canonicalize(data)) <= RECORDED_SIZE_MAX:
+                break
+        return Event.of_json(
+            data,
+            id=f"audit:{self.site or ''}:{self.started}",
+            source=acts_source(self.origin),
+            type=AUDITED,
+            subject=self.site or self.origin,
+        )
+
+
+def _recorded(check: Check, named: int) -> dict[str, JsonValue]:
+    """A check as an entry holds it, with so many of its findings."""
+    return {
+        "name": check.name,
+        "outcome": check.outcome.value,
+        "detail": _cut(check.detail),
+        "findings": [{"key": _cut(one.key), "what": _cut(one.what)} for one in check.findings[:named]],
+        "more": check.failures - len(check.findings[:named]),
+    }
+
+
+def _cut(text: str) -> str:
+    """A text of bounded length; half a surrogate pair, as undecodable file names have, is no text and is escaped."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    cut = text[:_TEXT_MAX]
+    while len(canonicalize(cut)) > 3 * _TEXT_MAX:  # a control character takes six bytes
+        cut = cut[: len(cut) // 2]
+    return text if cut == text else f"{cut}..."

@@ -6,12 +6,12 @@ The published copy has been audited by itself (`replay`); here it is what the ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 from ledger.auditor.report import Check, Findings
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, parse_checkpoint
 from ledger.core.cosignature import verify_log_signature
-from ledger.core.entry import decode_entry, format_time
+from ledger.core.entry import decode_entry
+from ledger.core.event import format_time
 from ledger.core.merkle import CompactRange, leaf_hash
 from ledger.core.note import VerifierKey
 from ledger.core.tiles import TILE_WIDTH
@@ -148,7 +148,7 @@ class _Rows:
         except MalformedEntry as error:
             self._rows.add(key, f"entry {index} was changed: it is no entry ({error.what})")
             return
-        wrong = [one.name for one in fields(Row) if getattr(row, one.name) != getattr(expected, one.name)]
+        wrong = [name for name in Row._fields if getattr(row, name) != getattr(expected, name)]
         if wrong:
             names = ", ".join(_NAMES.get(name, name) for name in wrong)
             self._rows.add(key, f"entry {index} was changed: it is found by another {names} than it has")

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ledger.auditor.report import FINDINGS_MAX, Findings
 from ledger.auditor.spill import Spill, Spilled
-from ledger.core.acts import CREATED, SUCCEEDED
+from ledger.core.acts import CREATED, SITE_ADDED, SUCCEEDED, is_act
 from ledger.core.encoding import decode_base64
 from ledger.core.merkle import leaf_hash, root_hash
 from ledger.core.quick import quick_entries, slow_entry
@@ -32,7 +32,7 @@ RANGE_ENTRIES: Final = TILE_WIDTH * TILE_WIDTH
 AHEAD: Final = 8
 KEYS_REMEMBERED_MAX: Final = 65_536
 _TAG_SIZE = 16
-_ACTS: Final = frozenset({CREATED, SUCCEEDED, *ERASURE_TYPES})
+_ACTS: Final = frozenset({CREATED, SUCCEEDED, SITE_ADDED, *ERASURE_TYPES})
 _REGISTER_SEAL: Final = "edition.sealed.v1"
 
 
@@ -222,7 +222,7 @@ def _note_acts(
                 facts.sealed.add(f"entry {first + number}", wrong)
         if "dataref" in value:
             facts.dataref_count += 1
-        if type_ in _ACTS:
+        if type_ in _ACTS and is_act(value["source"]):
             facts.acts.append((first + number, entries[number]))
         elif type_ == _REGISTER_SEAL:
             facts.edition_count += 1

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from ledger.core.entry import Event, parse_event
+from ledger.core.event import Event, parse_event
 from ledger.errors import IdConflict, InvalidRequest, MalformedEvent
-from ledger.sequencer import Recorded, Sequencer
+from ledger.sequencer import Recorded
 
 BATCH_EVENTS_MAX = 1_000
 LINE_SIZE_MAX = 1_000_000
+
+
+class Appender(Protocol):
+    """Records events: a `Sequencer`, or what stands for one in another process."""
+
+    async def append(
+        self, events: Sequence[Event], *, actor: str, expected_version: int | None = None
+    ) -> list[Recorded]:
+        """As `Sequencer.append`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,7 @@ class Appended:
 
 
 async def append_lines(
-    sequencer: Sequencer, batches: AsyncIterator[list[bytes]], *, actor: str
+    sequencer: Appender, batches: AsyncIterator[list[bytes]], *, actor: str
 ) -> AsyncIterator[Appended]:
     """Append the events in these lines; yields each once it is durable. Blank lines are passed over.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ledger.capture.register import ADDED, AMENDED, RETIRED, SEALED
 from ledger.core.canonical import JsonValue
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.errors import Malformed
 
 

@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ledger.capture.cloudevents import Appender
 from ledger.capture.dialect import parse_sheet
 from ledger.capture.register import ADDED, AMENDED, ID_PREFIX, RETIRED, SEALED, Register, changes, records_of, sealing
-from ledger.core.entry import Event, event_time_us
+from ledger.core.event import Event, event_time_us
 from ledger.errors import EditionConflict, IdConflict, MalformedCsv, MalformedEvent
 from ledger.keyring.erasures import Erasures
 from ledger.reader import Reader
 from ledger.sealing import Opener
-from ledger.sequencer import Sequencer
 from ledger.sources import Mode, Sources
 from ledger.store.base import Selection
 from ledger.tasks import Report
@@ -55,7 +55,7 @@ class Imported:
 
 async def import_edition(
     reader: Reader,
-    sequencer: Sequencer,
+    sequencer: Appender,
     request: Request,
     *,
     actor: str,
@@ -171,7 +171,7 @@ async def _base(reader: Reader, source: str, edition: str, opener: Opener) -> Re
     return register
 
 
-async def _append(sequencer: Sequencer, events: Sequence[Event], actor: str, report: Report | None) -> int:
+async def _append(sequencer: Appender, events: Sequence[Event], actor: str, report: Report | None) -> int:
     index = -1
     for first in range(0, len(events), APPEND_EVENTS):
         part = events[first : first + APPEND_EVENTS]

@@ -13,7 +13,8 @@ from typing import Final
 from ledger.capture.dialect import Dialect, Exceptional, Sheet
 from ledger.capture.layout import Run, in_order, order_of, runs_from_json
 from ledger.core.canonical import JsonValue, canonicalize
-from ledger.core.entry import Entry, Event, fits_attribute
+from ledger.core.entry import Entry
+from ledger.core.event import Event, fits_attribute
 from ledger.errors import Malformed, MalformedCsv
 
 ADDED: Final = "record.added.v1"

@@ -7,6 +7,7 @@ from typing import Final
 CREATED: Final = "ledger.created.v1"
 SITE_ADDED: Final = "site.added.v1"
 DRILLED: Final = "drill.completed.v1"
+AUDITED: Final = "ledger.audited.v1"
 SUCCEEDED: Final = "ledger.succeeded.v1"
 FOUND: Final = "predecessor.found.v1"
 DECLARED: Final = "source.declared.v1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NoReturn, TypeAlias
 
 import orjson
@@ -24,6 +24,7 @@ whether bytes can be read never depends on how deep in the program they are read
 # where there is one beyond, the slower library decides. A property test holds both to the same bytes.
 _quick = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 _ORDER_MAY_DIFFER = re.compile(rb"[\xf0-\xf4]")
+_TEXTS = frozenset({str})
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -58,6 +59,8 @@ def _check(value: object, nesting: int) -> None:
     elif isinstance(value, dict | list) and nesting == 0:
         raise Malformed("the value is nested too deeply")
     elif isinstance(value, dict):
+        if set(map(type, value.values())) <= _TEXTS and set(map(type, value)) <= _TEXTS:
+            return
         for key, item in value.items():
             if not isinstance(key, str):
                 raise Malformed(f"{key!r} is no text, as every key must be")
@@ -106,10 +109,9 @@ def parse_json(data: bytes) -> JsonValue:
 
 def parse_canonical(data: bytes, *, nesting_max: int = NESTING_MAX) -> JsonValue:
     """The value whose canonical bytes these are. Raises Malformed: they are not canonical, or not JSON."""
-    if data.count(b"[") + data.count(b"{") <= nesting_max:
-        quick: JsonValue = _surely(data)
-        if quick is not _UNSURE:
-            return quick
+    quick: JsonValue = _surely(data, nesting_max)
+    if quick is not _UNSURE:
+        return quick
     value = _parse(data, _exact, nesting_max)  # a key that stands twice is lost here, and its bytes are missed below
     try:
         if _dump(value) != data:
@@ -120,36 +122,42 @@ def parse_canonical(data: bytes, *, nesting_max: int = NESTING_MAX) -> JsonValue
 
 
 _UNSURE: Any = object()
+_SURE = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+_FLAT = frozenset({str, int, bool, type(None)})
 
 
-def _surely(data: bytes) -> Any:
+def _surely(data: bytes, nesting_max: int) -> Any:
     """The value, by a fast parser that says yes to canonical bytes only; `_UNSURE` leaves the verdict to the slow one.
 
-    What it writes is canonical but for floats, large integers, and the order of keys beyond U+FFFF.
+    What it writes is canonical but for floats, and the order of keys beyond U+FFFF; integers it holds to 2^53-1.
     """
-    if not data.isascii() and _ORDER_MAY_DIFFER.search(data):
+    if data.count(b"[") + data.count(b"{") > nesting_max or (not data.isascii() and _ORDER_MAY_DIFFER.search(data)):
         return _UNSURE
     try:
         value = orjson.loads(data)
-        sure = orjson.dumps(value, option=orjson.OPT_SORT_KEYS) == data and _without_floats(value)
+        if orjson.dumps(value, option=_SURE) == data and _without_floats(value):
+            return value
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        return _UNSURE
-    return value if sure else _UNSURE
+        pass
+    return _UNSURE
 
 
 def _without_floats(value: object) -> bool:
     kind = type(value)
     if kind is dict:
-        return all(map(_without_floats, value.values()))  # type: ignore[attr-defined]
-    if kind is list:
-        return all(map(_without_floats, value))  # type: ignore[call-overload]
-    if kind is int:
-        return -INTEGER_MAX <= value <= INTEGER_MAX  # type: ignore[operator]
-    return kind is not float
+        items: Collection[object] = value.values()  # type: ignore[attr-defined]
+    elif kind is list:
+        items = value  # type: ignore[assignment]
+    else:
+        return kind is not float
+    kinds = set(map(type, items))
+    return kinds <= _FLAT or (float not in kinds and all(map(_without_floats, items)))
 
 
 def is_canonical(data: bytes) -> bool:
     """Whether these bytes are the canonical JSON of a value."""
+    if _surely(data, NESTING_MAX) is not _UNSURE:
+        return True
     try:
         parse_canonical(data)
     except Malformed:

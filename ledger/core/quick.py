@@ -17,7 +17,8 @@ import orjson
 
 from ledger.core.canonical import NESTING_MAX
 from ledger.core.encoding import decode_base64
-from ledger.core.entry import ENTRY_SIZE_MAX, Event, check_event, decode_entry, event_time_us, fits_attribute
+from ledger.core.entry import ENTRY_SIZE_MAX, decode_entry
+from ledger.core.event import Event, check_event, event_time_us, fits_attribute
 from ledger.errors import MalformedEvent
 
 _OPTIONS: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER

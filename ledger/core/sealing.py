@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ledger.core.canonical import JsonValue, canonicalize
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.errors import EntryTooLarge, Tampered
 
 if sys.version_info >= (3, 14):

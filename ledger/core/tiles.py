@@ -107,7 +107,7 @@ def completed_partials(old: int, new: int) -> Iterator[Tile]:
 
 def encode_bundle(entries: Sequence[bytes]) -> bytes:
     """An entry bundle: each entry behind its big-endian uint16 length. An entry is at most 65,535 bytes."""
-    return b"".join(part for entry in entries for part in (len(entry).to_bytes(2, "big"), entry))
+    return b"".join([part for entry in entries for part in (len(entry).to_bytes(2, "big"), entry)])
 
 
 def decode_bundle(data: bytes, width: int) -> list[bytes]:

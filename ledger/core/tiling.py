@@ -13,22 +13,23 @@ TileData = tuple[Tile, bytes]
 class Tiler:
     """The right edge of a tree of `size` leaves: at most 255 hashes a level, and the entries of the last bundle.
 
+    Every inner node is hashed once, with the tile it belongs to.
+
     `edges[L]` are the hashes of the partial tile at level L (empty where the level is full), `entries` those of the
     partial bundle. C2SP tlog-tiles, "Partial Tiles".
     """
 
-    def __init__(self, tree: CompactRange, edges: Sequence[Sequence[bytes]], entries: Sequence[bytes]) -> None:
-        self._tree = tree
+    def __init__(self, size: int, edges: Sequence[Sequence[bytes]], entries: Sequence[bytes]) -> None:
+        self.size = size
         self._edges = [list(edge) for edge in edges]
         self._entries = list(entries)
-        assert len(self._entries) == tree.size % TILE_WIDTH
+        assert len(self._entries) == size % TILE_WIDTH
         for level, edge in enumerate(self._edges):
-            assert len(edge) == (tree.size >> (8 * level)) % TILE_WIDTH
+            assert len(edge) == (size >> (8 * level)) % TILE_WIDTH
 
-    @property
     def tree(self) -> CompactRange:
         """The tree over everything taken in so far."""
-        return self._tree
+        return CompactRange(self.size, frontier_of(self._edges))
 
     def extend(self, entries: Sequence[bytes]) -> Iterator[TileData]:
         """Take in the next entries; yields every bundle and tile they complete, each bundle before its tile.
@@ -36,8 +37,8 @@ class Tiler:
         The whole iterator must be consumed before the next call.
         """
         hashes = [leaf_hash(entry) for entry in entries]
-        first = self._tree.size
-        self._tree = self._tree.extend(hashes)
+        first = self.size
+        self.size += len(entries)
         position = 0
         while position < len(entries):
             room = TILE_WIDTH - len(self._entries)
@@ -63,7 +64,7 @@ class Tiler:
 
     def partials(self) -> Iterator[TileData]:
         """The partial bundle and tiles of the tree as it is now."""
-        size = self._tree.size
+        size = self.size
         if self._entries:
             yield Tile(ENTRIES, size // TILE_WIDTH, len(self._entries)), encode_bundle(self._entries)
         for level, edge in enumerate(self._edges):

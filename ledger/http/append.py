@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ledger.core.acts import is_act
 from ledger.core.encoding import encode_base64
-from ledger.core.entry import Event
-from ledger.core.proof import format_receipt
+from ledger.core.event import Event
 from ledger.errors import InvalidRequest, Pushback
 from ledger.http.problems import Refused, unmet
-from ledger.http.query import flag, index_of, parameters
+from ledger.http.query import index_of, parameters
 from ledger.http.receive import BATCH, Headers, body_size_max, header, mode_of, parse_events
 from ledger.http.service import Service, service_of
 from ledger.sequencer import Recorded
 
 EXPECTED_VERSION = "jinshi-expected-version"
 IDEMPOTENCY_KEY = "idempotency-key"
+
+NO_RECEIPT, LOG, COSIGNED = "", "log", "cosigned"
+"""Which checkpoint a receipt is wanted against: one with the log's signature, or one the trust policy accepts."""
+
+RECEIPTS = {"true": LOG, "false": NO_RECEIPT, LOG: LOG, COSIGNED: COSIGNED}
+"""What the parameter `receipt` may be."""
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 
@@ -30,12 +36,13 @@ async def post_events(request: Request) -> Response:
     """Record one event or a batch; 201 when something is new, 200 when all of it was recorded before."""
     service = service_of(request)
     headers: Headers = request.scope["headers"]
-    wants_receipt = flag(parameters(request, ["receipt"]), "receipt", default=_prefers_receipt(headers))
+    wanted = _wanted_receipt(parameters(request, ["receipt"]), headers)
     expected = _expected_version(headers)
     mode = mode_of(headers)
     body = await receive_body(request, service, body_size_max(mode, service.limits))
     events = parse_events(mode, headers, body, service.limits)
     _check_idempotency_key(headers, events, mode)
+    _check_sources(events)
     actor = service.actor_of(request.scope)
     service.metrics.append_entries.observe(len(events))
     # Commit point: what append returns is durable; a caller that never hears of it repeats the call, safely.
@@ -46,7 +53,7 @@ async def post_events(request: Request) -> Response:
     new = sum(not place.duplicate for place in places)
     service.metrics.entries.inc(new)
     service.metrics.duplicates.inc(len(places) - new)
-    receipts = await _receipts(service, places) if wants_receipt else [None] * len(places)
+    receipts = [None] * len(places) if wanted == NO_RECEIPT else await _receipts(service, places, wanted)
     answers = [_answer(place, receipt) for place, receipt in zip(places, receipts, strict=True)]
     location = {} if mode == BATCH else {"location": f"/events/{places[0].index}"}
     return Response(
@@ -88,15 +95,37 @@ async def receive_body(request: Request, service: Service, size_max: int) -> byt
     return bytes(body)
 
 
-def _prefers_receipt(headers: Headers) -> bool:
-    """`Prefer: receipt` (RFC 7240)."""
-    values = [value.decode("latin-1") for name, value in headers if name == b"prefer"]
-    return any(one.partition(";")[0].strip().lower() == "receipt" for value in values for one in value.split(","))
+def _wanted_receipt(given: Mapping[str, str], headers: Headers) -> str:
+    """By the parameter `receipt`, else by the header. Raises InvalidRequest."""
+    if "receipt" not in given:
+        return _preferred_receipt(headers)
+    value = given["receipt"]
+    if value not in RECEIPTS:
+        raise InvalidRequest(f"receipt is {value[:40]!r}", hint=f"give one of {', '.join(RECEIPTS)}")
+    return RECEIPTS[value]
+
+
+def _preferred_receipt(headers: Headers) -> str:
+    """`Prefer: receipt`, `receipt=log` or `receipt=cosigned` (RFC 7240 §2: what is not understood is ignored)."""
+    for name, value in headers:
+        if name == b"prefer":
+            for one in value.decode("latin-1").split(","):
+                preference, _, wanted = one.partition(";")[0].partition("=")
+                if preference.strip().lower() == "receipt":
+                    return RECEIPTS.get(wanted.strip().strip('"').lower() or "true", NO_RECEIPT)
+    return NO_RECEIPT
 
 
 def _expected_version(headers: Headers) -> int | None:
     value = header(headers, EXPECTED_VERSION.encode())
     return None if value is None else index_of(value, "Jinshi-Expected-Version")
+
+
+def _check_sources(events: Sequence[Event]) -> None:
+    """What the ledger does itself (declarations, holds, erasures) nobody asks of it as a mere producer of events."""
+    for event in events:
+        if is_act(event.source):
+            raise unmet(f"{event.source[:120]} is for the ledger's own acts", hint="use the jinshi command for them")
 
 
 def _check_idempotency_key(headers: Headers, events: Sequence[Event], mode: str) -> None:
@@ -115,12 +144,18 @@ def _check_idempotency_key(headers: Headers, events: Sequence[Event], mode: str)
         )
 
 
-async def _receipts(service: Service, places: Sequence[Recorded]) -> list[str | None]:
+async def _receipts(service: Service, places: Sequence[Recorded], wanted: str) -> list[str]:
     if not places:
         return []
-    await service.publishing.until_published(max(place.index for place in places))
-    checkpoint = await service.reader.published()
-    return [format_receipt(await service.reader.prove(place.index, checkpoint)).decode() for place in places]
+    last = max(place.index for place in places)
+    loop, timeout_s = asyncio.get_running_loop(), service.limits.receipt_timeout_s
+    end_s = loop.time() + timeout_s
+    await service.publishing.until_published(last)
+    if wanted == COSIGNED:
+        checkpoint = await service.quorum.until_covered(last, max(0.0, end_s - loop.time()))
+    else:
+        checkpoint = service.publishing.newest
+    return await service.receipts.of(places, checkpoint)
 
 
 def _answer(place: Recorded, receipt: str | None) -> dict[str, object]:

@@ -11,6 +11,7 @@ class Level:
     def __init__(self, value: int = 0) -> None:
         self._value = value
         self._risen = asyncio.Event()
+        self._waiting: dict[int, set[asyncio.Future[None]]] = {}
 
     @property
     def value(self) -> int:
@@ -18,13 +19,17 @@ class Level:
         return self._value
 
     def rise(self, value: int) -> None:
-        """Rise to `value`; wakes everybody who waits. Lower values change nothing."""
+        """Rise to `value`; wakes whoever waits for that. Lower values change nothing."""
         if value > self._value:
             self._value = value
+            for height in [height for height in self._waiting if height < value]:
+                for waiter in self._waiting.pop(height):
+                    if not waiter.done():
+                        waiter.set_result(None)
             self.wake()
 
     def wake(self) -> None:
-        """Let everybody who waits look again, for another reason than a rise."""
+        """Let everybody who waits for a change look again, for another reason than a rise."""
         self._risen.set()
         self._risen = asyncio.Event()
 
@@ -33,11 +38,23 @@ class Level:
         await self._risen.wait()
 
     async def above(self, value: int, timeout_s: float | None = None) -> bool:
-        """Wait until it stands above `value`; False when `timeout_s` passed before."""
+        """Wait until it stands above `value`; False when `timeout_s` passed before.
+
+        Hundreds of requests may wait, each for its own height: a rise wakes those it is enough for, and no others.
+        """
+        if self._value > value:
+            return True
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(value, set()).add(waiter)
         try:
             async with asyncio.timeout(timeout_s):
-                while self._value <= value:
-                    await self._risen.wait()
+                await waiter
         except TimeoutError:
-            return False
-        return True
+            pass
+        finally:
+            waiters = self._waiting.get(value)
+            if waiters is not None:
+                waiters.discard(waiter)
+                if not waiters:
+                    del self._waiting[value]
+        return self._value > value

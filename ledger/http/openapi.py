@@ -94,10 +94,15 @@ def _post_events(limits: HttpLimits) -> Json:
         "Structured, batch and binary mode of the CloudEvents HTTP binding; binary mode is any other content type with "
         "ce- headers. All of a batch is recorded, or none. The same event again is answered with its first place.",
         parameters=[
-            _query("receipt", {"type": "boolean", "default": False}, "Wait for a receipt and answer it too."),
+            _query(
+                "receipt",
+                {"type": "string", "enum": ["false", "true", "log", "cosigned"], "default": "false"},
+                "Wait for a receipt and answer it too: log (or true) against a checkpoint that the log has signed, "
+                "cosigned against one that the mirrors have cosigned as the trust policy demands.",
+            ),
             _header("Idempotency-Key", {"type": "string", "pattern": f"^{_HEADER_TEXT}{{1,255}}$"}, "The event's id."),
             _header("Jinshi-Expected-Version", _ref("Index"), "The stream's version; 0: it must be new."),
-            _header("Prefer", {"type": "string"}, "'receipt': as receipt=true (RFC 7240)."),
+            _header("Prefer", {"type": "string"}, "'receipt', 'receipt=cosigned': as the parameter (RFC 7240)."),
         ],
         body={
             "required": True,
@@ -353,6 +358,11 @@ def _schemas(limits: HttpLimits) -> Json:
                 "status": {"type": "integer"},
                 "detail": {"type": "string"},
                 "hint": {"type": "string"},
+                "sites": {
+                    "type": "object",
+                    "description": "How far each site is, or what is wrong there.",
+                    "additionalProperties": {"type": "string"},
+                },
             },
             "required": ["type", "title", "status", "detail"],
             "additionalProperties": False,

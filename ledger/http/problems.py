@@ -71,16 +71,32 @@ def unmet(what: str, *, hint: str = "") -> Refused:
 
 
 class ReceiptPending(Unavailable):
-    """The entry is recorded, but no published checkpoint covers it yet."""
+    """The entry is recorded, but no checkpoint of the kind that was asked for covers it yet.
+
+    `sites`: how far each site is, or what is wrong there, where that is what is waited for.
+    """
+
+    def __init__(self, what: str, *, hint: str = "", sites: Mapping[str, str] | None = None) -> None:
+        super().__init__(what, hint=hint)
+        self.sites = dict(sites or {})
 
 
 def problem(
-    status: int, kind: str, title: str, what: str, *, hint: str = "", headers: Mapping[str, str] | None = None
+    status: int,
+    kind: str,
+    title: str,
+    what: str,
+    *,
+    hint: str = "",
+    headers: Mapping[str, str] | None = None,
+    sites: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem details response (RFC 9457), with `hint` as an extension member."""
-    body = {"type": TYPE_PREFIX + kind, "title": title, "status": status, "detail": what}
+    """A problem details response (RFC 9457), with `hint` and `sites` as extension members."""
+    body: dict[str, object] = {"type": TYPE_PREFIX + kind, "title": title, "status": status, "detail": what}
     if hint:
         body["hint"] = hint
+    if sites:
+        body["sites"] = dict(sites)
     return Response(
         json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace"),
         status,
@@ -102,7 +118,8 @@ def response_of(error: JinshiError) -> Response:
     elif status in (503, 507):
         headers["retry-after"] = str(RETRY_AFTER_S)
     name = _WORDS.sub("-", type(error).__name__).lower()
-    return problem(status, name, title, error.what, hint=error.hint, headers=headers)
+    sites = error.sites if isinstance(error, ReceiptPending) else None
+    return problem(status, name, title, error.what, hint=error.hint, headers=headers, sites=sites)
 
 
 def fault() -> Response:

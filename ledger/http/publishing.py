@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
+from ledger.core.checkpoint import OpenedCheckpoint, parse_checkpoint
 from ledger.errors import Fenced, JinshiError, Unavailable
 from ledger.http.levels import Level
 from ledger.http.limits import HttpLimits
@@ -43,17 +44,21 @@ class Publishing:
         limits: HttpLimits,
         metrics: Metrics,
         notice: Notice = lambda error: None,
+        published: Callable[[OpenedCheckpoint], None] = lambda opened: None,
     ) -> None:
+        """`published` is handed every checkpoint that is shown."""
         self._store = store
         self._sequencer = sequencer
         self._publisher = publisher
         self._limits = limits
         self._metrics = metrics
         self._notice = notice
+        self._on_published = published
         self.committed = Level()
         self.published = Level()
         self.failed: asyncio.Future[JinshiError] = asyncio.get_running_loop().create_future()
         self.trouble: JinshiError | None = None  # why the last publish failed; None: it did not
+        self._newest: OpenedCheckpoint | None = None
         self._wanted = 0
         self._want = asyncio.Event()
         self._closing = asyncio.Event()
@@ -82,6 +87,12 @@ class Publishing:
         if kind is None and not self.failed.done():
             self.committed.rise((await self._store.head()).size)
             await self._publish()
+
+    @property
+    def newest(self) -> OpenedCheckpoint:
+        """The checkpoint published last, with the log's own signature."""
+        assert self._newest is not None, "entering publishes"
+        return self._newest
 
     async def until_published(self, index: int) -> None:
         """Wait until a published checkpoint covers entry `index`.
@@ -146,4 +157,7 @@ class Publishing:
         with self._metrics.publish_seconds.time():
             signed = await self._publisher.publish()
         self.trouble = None
+        if self._newest is None or self._newest.checkpoint.size != signed.size:
+            self._newest = parse_checkpoint(signed.note)
+            self._on_published(self._newest)
         self.published.rise(signed.size)

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 
 from ledger.core.encoding import decode_base64, encode_base64
-from ledger.core.entry import event_time_us, fits_attribute
+from ledger.core.event import event_time_us, fits_attribute
 from ledger.errors import InvalidRequest, MalformedEvent
 from ledger.http.limits import HttpLimits
 from ledger.http.problems import unmet

@@ -103,7 +103,7 @@ async def get_receipt(request: Request) -> Response:
     only_cosigned = flag(parameters(request, ["cosigned"]), "cosigned", default=False)
     index = (await entry_of(service.reader, request.path_params["index"])).index
     await service.publishing.until_published(index)
-    cosigned = await service.cosigned()
+    cosigned = await service.quorum.newest()
     if cosigned is not None and cosigned.checkpoint.size <= index:
         cosigned = None
     if only_cosigned and cosigned is None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import unquote_to_bytes
 
-from ledger.core.entry import Event, check_event, parse_event
+from ledger.core.event import Event, check_event, parse_event
 from ledger.errors import EntryTooLarge, MalformedEvent
 from ledger.http.limits import HttpLimits
 from ledger.http.problems import Refused

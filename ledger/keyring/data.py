@@ -238,9 +238,7 @@ class DataKeys:
                 wanted[keyid] = None
         lacking = list(wanted)
         for first in range(0, len(lacking), BATCH_KEYS_MAX):
-            wraps = await self._read_wraps(lacking[first : first + BATCH_KEYS_MAX])
-            keys = await self._kek.unwrap_many([(data, wrap_context(keyid)) for keyid, data in wraps]) if wraps else []
-            for (keyid, _), key in zip(wraps, keys, strict=True):
+            for keyid, key in await self._unwrap(lacking[first : first + BATCH_KEYS_MAX]):
                 self._keep(keyid, key)
                 found[keyid] = key
         return found
@@ -259,6 +257,12 @@ class DataKeys:
         """Drop keys from the cache."""
         for keyid in keyids:
             self._cached.pop(keyid, None)
+
+    async def _unwrap(self, keyids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """The keys that the keyring holds among these, opened; raises as `get_many`."""
+        wraps = await self._read_wraps(keyids)
+        keys = await self._kek.unwrap_many([(data, wrap_context(keyid)) for keyid, data in wraps]) if wraps else []
+        return [(keyid, key) for (keyid, _), key in zip(wraps, keys, strict=True)]
 
     async def _read_wraps(self, keyids: Sequence[str]) -> list[tuple[str, bytes]]:
         wraps: dict[str, bytes] = {}

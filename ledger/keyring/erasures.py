@@ -20,7 +20,8 @@ from ledger.core.acts import (
     is_act,
 )
 from ledger.core.canonical import JsonValue
-from ledger.core.entry import Entry, Event, decode_entry
+from ledger.core.entry import Entry, decode_entry
+from ledger.core.event import Event
 from ledger.core.sealing import PSEUDONYM
 from ledger.errors import Conflict, Malformed, MalformedEntry
 from ledger.store.base import EntryStore, Selection

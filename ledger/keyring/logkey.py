@@ -13,7 +13,7 @@ from typing import Final
 from ledger.core.acts import CREATED, SUCCEEDED, acts_source
 from ledger.core.canonical import JsonValue, canonicalize, parse_json
 from ledger.core.encoding import decode_base64, encode_base64
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.errors import Malformed, MalformedEvent, Tampered
 from ledger.keyring.recovery import FORMAT, open_from_recovery, seal_to_recovery
 

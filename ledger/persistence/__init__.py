@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ledger.persistence.custody import Custody
 from ledger.persistence.factory import LedgerFactory
 from ledger.persistence.mapping import source_of
 from ledger.persistence.names import event_name
@@ -16,8 +17,11 @@ from ledger.persistence.recorder import (
 )
 from ledger.persistence.runtime import share_ledger
 from ledger.persistence.saving import save
+from ledger.persistence.translate import AggregateErasedError
 
 __all__ = [
+    "AggregateErasedError",
+    "Custody",
     "LedgerAggregateRecorder",
     "LedgerApplicationRecorder",
     "LedgerFactory",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from threading import Lock
 from typing import Any, Final, TypeVar
 
@@ -15,9 +14,10 @@ from eventsourcing.persistence import (
     ProcessRecorder,
     Transcoder,
 )
-from eventsourcing.utils import Environment, EnvType, TopicError, resolve_topic
+from eventsourcing.utils import Environment, EnvType, resolve_topic
 
 from ledger.errors import InvalidRequest, JinshiError, StoreUnavailable
+from ledger.persistence.custody import find_custody
 from ledger.persistence.mapping import EventMapping, source_of
 from ledger.persistence.names import NAMES
 from ledger.persistence.place import find_ledger, local_actor
@@ -28,15 +28,13 @@ from ledger.persistence.recorder import (
     LedgerTrackingRecorder,
     Link,
 )
-from ledger.persistence.runtime import Lease, LoadSigner, Runtime, acquire
+from ledger.persistence.runtime import Lease, Runtime, acquire
 from ledger.persistence.transcoder import CanonicalJSONTranscoder
 from ledger.persistence.translate import library_errors
-from ledger.protocols import Signer
 
 SOURCE: Final = "JINSHI_SOURCE"
 ACTOR: Final = "JINSHI_ACTOR"
 EVENT_NAMES: Final = "JINSHI_EVENT_NAMES"
-SIGNER: Final = "JINSHI_SIGNER"
 ORIGINATOR_ID_TYPE: Final = "ORIGINATOR_ID_TYPE"
 
 R = TypeVar("R")
@@ -58,13 +56,14 @@ class LedgerFactory(InfrastructureFactory[LedgerTrackingRecorder]):
         super().__init__(env)
         try:
             self._place = find_ledger(self.env)
-            self._load_signer = _signer_of(self.env, self._place.root)
+            self._open_custody = find_custody(self.env, self._place.root)
             _import_names(self.env)
             self._source = self.env.get(SOURCE) or source_of(self.env.name)
             self._uuids = _uuids(self.env)
         except JinshiError as error:
             raise InfrastructureFactoryError(str(error)) from error
         self._actor = self.env.get(ACTOR) or local_actor()
+        self._copies: set[str] = set()
         self._opening = Lock()
         self._lease: Lease | None = None
         self._closed = False
@@ -77,7 +76,7 @@ class LedgerFactory(InfrastructureFactory[LedgerTrackingRecorder]):
                 if self._closed:
                     raise StoreUnavailable(f"{self._place.root} is closed", hint="construct the application again")
                 if self._lease is None:
-                    self._lease = acquire(self._place, self._load_signer)
+                    self._lease = acquire(self._place, self._open_custody)
                 lease = self._lease
         return lease.runtime
 
@@ -102,7 +101,11 @@ class LedgerFactory(InfrastructureFactory[LedgerTrackingRecorder]):
 
     def aggregate_recorder(self, purpose: str = "events") -> AggregateRecorder:
         """A recorder of aggregates' events. Those with another purpose, such as snapshots, have their own source."""
-        return self.aggregate_recorder_class(self._link("" if purpose == "events" else f":{purpose}"))
+        if purpose == "events":
+            return self.aggregate_recorder_class(self._link())
+        # Should these give away what is hidden in the events, the first event is refused, not the first snapshot.
+        self._copies.add(f"{self._source}:{purpose}")
+        return self.aggregate_recorder_class(self._link(f":{purpose}"))
 
     def application_recorder(self) -> ApplicationRecorder:
         """A recorder of an application's events."""
@@ -131,7 +134,8 @@ class LedgerFactory(InfrastructureFactory[LedgerTrackingRecorder]):
         return found
 
     def _link(self, suffix: str = "") -> Link:
-        return Link(EventMapping(self._source + suffix, NAMES, self._uuids), self._actor, self._open, self._opened)
+        mapping = EventMapping(self._source + suffix, NAMES, self._uuids)
+        return Link(mapping, self._source, self._copies, self._actor, self._open, self._opened)
 
 
 def _uuids(env: Environment) -> bool:
@@ -152,22 +156,3 @@ def _import_names(env: Environment) -> None:
         raise InvalidRequest(
             f"{EVENT_NAMES} is {module}, which cannot be imported ({error})", hint="name a module"
         ) from error
-
-
-def _signer_of(env: Environment, root: Path) -> LoadSigner | None:
-    """What `JINSHI_SIGNER` names: a function of the ledger's directory and the Environment that returns a Signer."""
-    topic = env.get(SIGNER)
-    if not topic:
-        return None
-    try:
-        load = resolve_topic(topic)
-    except TopicError as error:
-        raise InvalidRequest(
-            f"{SIGNER} is {topic}, which is not there ({error})", hint="name module:function"
-        ) from error
-
-    def load_signer() -> Signer:
-        signer: Signer = load(root, env)
-        return signer
-
-    return load_signer

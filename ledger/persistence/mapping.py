@@ -16,7 +16,8 @@ from uuid import UUID
 from eventsourcing.persistence import StoredEvent, Tracking
 
 from ledger.core.canonical import canonicalize
-from ledger.core.entry import Entry, Event, Extension
+from ledger.core.entry import Entry
+from ledger.core.event import Event, Extension
 from ledger.errors import InvalidRequest, MalformedEntry
 from ledger.persistence.names import EventNames
 
@@ -72,13 +73,12 @@ class EventMapping:
 
         Raises:
             MalformedEntry: the entry was not recorded by it.
-            InvalidRequest: it is sealed; ciphertext is never handed over as an application's data.
+            InvalidRequest: it was not opened; ciphertext is never handed over as an application's data.
         """
         event = entry.event
         if event.keyid is not None:
             raise InvalidRequest(
-                f"event {event.id!r} of {event.source} is sealed, and applications hold no data keys",
-                hint="declare their source public before it is used: jinshi source declare URI --public",
+                f"event {event.id!r} of {event.source} is sealed, and was not opened", hint="open it with its data key"
             )
         subject = event.subject
         if subject is None or event.data is None:

@@ -8,17 +8,15 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from eventsourcing.utils import Environment
 
 from ledger.errors import InvalidRequest
-from ledger.store.postgres import PostgresPlace
+from ledger.store.place import PostgresPlace, parse_postgres
 
 LEDGER: Final = "JINSHI_LEDGER"
 SETTINGS: Final = "jinshi.json"
 FORMAT: Final = 1
-POSTGRES_PORT: Final = 5432
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +68,6 @@ def find_ledger(env: Environment) -> LedgerPlace:
     if store == "sqlite":
         return LedgerPlace(root, origin, vkey, root / "ledger.sqlite")
     return LedgerPlace(root, origin, vkey, parse_postgres(store, env.get("PGPASSWORD")))
-
-
-def parse_postgres(url: str, password: str | None) -> PostgresPlace:
-    """`postgresql://user@host:port/database?schema=name`. Raises InvalidRequest."""
-    hint = "write postgresql://user@host:port/database?schema=name"
-    try:
-        parts = urlsplit(url)
-        query = parse_qs(parts.query, strict_parsing=bool(parts.query))
-        port = parts.port or POSTGRES_PORT
-    except ValueError as error:
-        raise InvalidRequest(f"the ledger's store is no URL ({error})", hint=hint) from error
-    if parts.password is not None:
-        raise InvalidRequest("a password does not belong in the URL of the ledger's store", hint="set PGPASSWORD")
-    database = parts.path.removeprefix("/")
-    if parts.scheme != "postgresql" or not parts.hostname or not parts.username or not database:
-        raise InvalidRequest(f"the ledger's store {url!r} cannot be used", hint=hint)
-    if unknown := query.keys() - {"schema"}:
-        raise InvalidRequest(f"the ledger's store {url!r} has an unknown {sorted(unknown)[0]!r}", hint=hint)
-    schema = query.get("schema", ["jinshi"])[0]
-    return PostgresPlace(parts.hostname, port, unquote(database), unquote(parts.username), password, schema)
 
 
 def local_actor() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from threading import Event as ThreadEvent
 from typing import Any, Final
@@ -21,7 +21,7 @@ from eventsourcing.persistence import (
     TrackingRecorder,
 )
 
-from ledger.core.entry import Event, Extension
+from ledger.core.event import Event, Extension
 from ledger.errors import InvalidRequest
 from ledger.persistence.mapping import TRACKED_APPLICATION, TRACKED_ID, EventMapping
 from ledger.persistence.runtime import Act, Runtime, T
@@ -35,9 +35,14 @@ EXTENSIONS: Final = {"correlation_id": "correlationid", "causation_id": "causati
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What a recorder needs: how events map, who is answerable, and the open ledger (opened at the first call)."""
+    """What a recorder needs: how events map, who is answerable, and the open ledger (opened at the first call).
+
+    `copies` are the sources in which the application keeps copies of what is in `source`, such as snapshots.
+    """
 
     mapping: EventMapping
+    source: str
+    copies: Collection[str]
     actor: str
     open: Callable[[], Runtime]
     opened: Callable[[], Runtime | None]
@@ -71,6 +76,7 @@ class LedgerRecorder:
         InvalidRequest.
         """
         mapping = self._link.mapping
+        streams.vault.check_copies(self._link.source, self._link.copies)
         tracking, actor, extensions = _read(given)
         time = streams.stamp()
         events: list[Event] = []
@@ -119,7 +125,8 @@ class LedgerAggregateRecorder(LedgerRecorder, AggregateRecorder):
 
         Raises:
             IntegrityError: a version of an aggregate is recorded already, or does not follow what is.
-            DataError, ProgrammingError, OperationalError: see `translate.py`.
+            OperationalError: not now; or it would be sealed, and the key for that cannot be had.
+            DataError, ProgrammingError: see `translate.py`.
         """
         self._link.call(lambda streams: self._insert(streams, stored_events, kwargs))
         return None
@@ -133,7 +140,11 @@ class LedgerAggregateRecorder(LedgerRecorder, AggregateRecorder):
         desc: bool = False,
         limit: int | None = None,
     ) -> Sequence[StoredEvent]:
-        """The events of an aggregate with gt < version <= lte, by version (`desc`: the other way round)."""
+        """The events of an aggregate with gt < version <= lte, by version (`desc`: the other way round).
+
+        Raises:
+            AggregateErasedError: one of them was erased, or the one that they continue.
+        """
         mapping = self._link.mapping
         stream = StreamId(mapping.source, str(originator_id))
         entries = self._link.call(lambda streams: streams.read(stream, gt=gt, lte=lte, newest_first=desc, limit=limit))
@@ -161,7 +172,10 @@ class LedgerApplicationRecorder(LedgerAggregateRecorder, ApplicationRecorder):
         *,
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
-        """This application's events from the id `start` (or after it) to `stop`, inclusive; at most `limit`."""
+        """This application's events from the id `start` (or after it) to `stop`, inclusive; at most `limit`.
+
+        What was erased is left out: there, ids have one more gap.
+        """
         mapping = self._link.mapping
         first = 0 if start is None else max(start - 1 if inclusive_of_start else start, 0)
         types = mapping.names.names_of(topics) if topics else None
@@ -181,7 +195,7 @@ class LedgerApplicationRecorder(LedgerAggregateRecorder, ApplicationRecorder):
             ]
 
     def max_notification_id(self) -> int | None:
-        """The id of this application's last event; None: there is none."""
+        """The id of this application's last event, erased ones aside; None: there is none."""
         index = self._link.call(lambda streams: streams.last_index(self._link.mapping.source))
         return None if index is None else index + 1
 

@@ -16,9 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import uvloop
+
 from ledger.core.checkpoint import origin_prefix
 from ledger.errors import Fenced, InvalidRequest, JinshiError, StoreUnavailable, Tampered, Unavailable
 from ledger.files import hold_lock
+from ledger.persistence.custody import Custody
 from ledger.persistence.place import LedgerPlace
 from ledger.persistence.streams import Streams
 from ledger.protocols import Signer
@@ -27,13 +30,14 @@ from ledger.sealing import Sealer
 from ledger.sequencer import CommitSignal, Sequencer
 from ledger.store.base import EntryStore, Prefixed
 from ledger.store.directory import DirectoryStore
+from ledger.store.ownership import check_ownership, check_signed
 from ledger.store.postgres import PostgresEntryStore, PostgresPlace
 from ledger.store.sqlite import SqliteEntryStore
 
 T = TypeVar("T")
 
 Act = Callable[[Streams], Coroutine[Any, Any, T]]
-LoadSigner = Callable[[], Signer]
+OpenCustody = Callable[[], Custody]
 
 PUBLISH_PAUSE_S: Final = 0.2
 PUBLISH_WAIT_S: Final = 5.0
@@ -160,16 +164,16 @@ class Runtime:
             error, self.error = self.error, None
             raise error
 
-    def start(self, place: LedgerPlace, load_signer: LoadSigner | None) -> None:
+    def start(self, place: LedgerPlace, open_custody: OpenCustody) -> None:
         """Open the ledger on a thread of its own."""
         self.thread = threading.Thread(
-            target=self._run, args=(place, load_signer), name=f"ledger {place.root.name}", daemon=True
+            target=self._run, args=(place, open_custody), name=f"ledger {place.root.name}", daemon=True
         )
         self.thread.start()
 
-    def _run(self, place: LedgerPlace, load_signer: LoadSigner | None) -> None:
+    def _run(self, place: LedgerPlace, open_custody: OpenCustody) -> None:
         try:
-            asyncio.run(self._open(place, load_signer))
+            uvloop.run(self._open(place, open_custody))
         except BaseException as error:  # handed to whoever opens or closes it
             self.error = error
         finally:
@@ -179,30 +183,37 @@ class Runtime:
                     del _runtimes[self.root]
             self.ready.set()
 
-    async def _open(self, place: LedgerPlace, load_signer: LoadSigner | None) -> None:
+    async def _open(self, place: LedgerPlace, open_custody: OpenCustody) -> None:
         """Open, serve until the last lease ends, close. A crash anywhere leaves what was committed, which is enough."""
         with hold_lock(place.lock) as self.lock_descriptor:
-            signer = None if load_signer is None else _checked(load_signer(), place)
+            custody = open_custody()
+            signer = _checked(custody.signer(), place)
             store = await _open_store(place)
             try:
-                # Without data keys: what would be sealed is refused, rather than recorded in the clear.
-                sealer = await Sealer.open(store, None)
+                if signer is not None and isinstance(place.store, PostgresPlace):
+                    # Named by an URL, it may be another ledger's: nothing there is signed as this one's.
+                    await check_ownership(store, place.origin, place.vkey)
+                    await check_signed(store, place.origin)
+                objects = Prefixed(DirectoryStore(place.published, create=True), origin_prefix(place.origin))
+                sealer = await Sealer.open(store, custody.data_keys(objects))
                 async with Sequencer(store, SystemClock(), sealer=sealer) as sequencer:
-                    publisher = None if signer is None else _publisher(place, store, signer, sequencer.epoch)
-                    await self._serve(store, sequencer, publisher)
+                    publisher = None
+                    if signer is not None:
+                        publisher = Publisher(store, objects, signer, place.origin, epoch=sequencer.epoch)
+                    await self._serve(Streams(store, sequencer, SystemClock(), sealer=sealer), sequencer, publisher)
                 if publisher is not None and self.failed is None:
                     await publisher.publish()
             finally:
                 await store.close()
         self.lock_descriptor = None
 
-    async def _serve(self, store: EntryStore, sequencer: Sequencer, publisher: Publisher | None) -> None:
+    async def _serve(self, streams: Streams, sequencer: Sequencer, publisher: Publisher | None) -> None:
         tasks = [asyncio.create_task(self.wake_listeners(sequencer.committed))]
         if publisher is not None:
             await publisher.publish()  # what an earlier run left undone; a wrong key shows here, not later
             tasks.append(asyncio.create_task(self._publish(publisher, sequencer.committed)))
         try:
-            self.attach(Streams(store, sequencer, SystemClock()))
+            self.attach(streams)
             await self._stop.wait()
         finally:
             for task in tasks:
@@ -264,11 +275,14 @@ class Lease:
             self.runtime.wait_ended()
 
 
-def acquire(place: LedgerPlace, load_signer: LoadSigner | None) -> Lease:
+def acquire(place: LedgerPlace, open_custody: OpenCustody) -> Lease:
     """A lease on the ledger at `place`, which is opened for writing if this process has not got it open.
+
+    Whoever opens it brings the custody of its keys, for all who use it then: they are derived once.
 
     Raises:
         LockHeld: another process writes it.
+        Unavailable: its keys do not open with what is given.
         InvalidRequest, StoreUnavailable, Tampered: it cannot be opened.
     """
     while True:
@@ -277,7 +291,7 @@ def acquire(place: LedgerPlace, load_signer: LoadSigner | None) -> Lease:
             if runtime is None:
                 runtime = _runtimes[place.root] = Runtime(place.root)
                 runtime.leases = 1
-                runtime.start(place, load_signer)
+                runtime.start(place, open_custody)
                 usable = True
             else:
                 runtime.leases += 1  # counted before looking: a lease may be collected, and so dropped, at any moment
@@ -293,10 +307,13 @@ def acquire(place: LedgerPlace, load_signer: LoadSigner | None) -> Lease:
 
 
 @asynccontextmanager
-async def share_ledger(root: Path, store: EntryStore, sequencer: Sequencer) -> AsyncIterator[None]:
+async def share_ledger(
+    root: Path, store: EntryStore, sequencer: Sequencer, *, sealer: Sealer | None
+) -> AsyncIterator[None]:
     """Let the applications of this process use a ledger that it has open for writing on the running loop.
 
-    Those whose `JINSHI_LEDGER` is `root` go through this `sequencer` until the block ends. Publishing is the caller's.
+    Those whose `JINSHI_LEDGER` is `root` go through this `sequencer` until the block ends; `sealer` is the one it was
+    made with. Publishing is the caller's.
 
     Raises:
         InvalidRequest: an application has opened it by itself.
@@ -306,7 +323,7 @@ async def share_ledger(root: Path, store: EntryStore, sequencer: Sequencer) -> A
         if runtime.root in _runtimes:
             raise InvalidRequest(f"{root} is open in this process already", hint="share it before applications use it")
         _runtimes[runtime.root] = runtime
-    runtime.attach(Streams(store, sequencer, SystemClock()))
+    runtime.attach(Streams(store, sequencer, SystemClock(), sealer=sealer))
     waking = asyncio.create_task(runtime.wake_listeners(sequencer.committed))
     try:
         yield
@@ -346,12 +363,7 @@ async def _open_store(place: LedgerPlace) -> EntryStore:
     return await SqliteEntryStore.open(place.store)
 
 
-def _checked(signer: Signer, place: LedgerPlace) -> Signer:
-    if signer.vkey != place.vkey:
+def _checked(signer: Signer | None, place: LedgerPlace) -> Signer | None:
+    if signer is not None and signer.vkey != place.vkey:
         raise Tampered(f"the signer has another key than {place.origin}", hint="hand in the ledger's own log key")
     return signer
-
-
-def _publisher(place: LedgerPlace, store: EntryStore, signer: Signer, epoch: int) -> Publisher:
-    objects = Prefixed(DirectoryStore(place.published, create=True), origin_prefix(place.origin))
-    return Publisher(store, objects, signer, place.origin, epoch=epoch)

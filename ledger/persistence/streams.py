@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from ledger.core.entry import Entry, Event, decode_entry, format_time
+from ledger.core.entry import Entry, decode_entry
+from ledger.core.event import Event, format_time
 from ledger.errors import IdConflict, Pushback, StoreUnavailable, VersionConflict
 from ledger.persistence.mapping import VERSION, version_of
+from ledger.persistence.vault import Vault
 from ledger.protocols import Clock
+from ledger.sealing import Opened, Sealer
 from ledger.sequencer import Recorded, Sequencer, stream_of
 from ledger.store.base import EntryStore, Selection, StreamId
 
@@ -26,24 +30,41 @@ Placed = tuple[int, Entry]
 """An entry and its index."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    """The last entry of a source that could be read, and what it is sealed with."""
+
+    index: int
+    keyid: str | None
+
+
 class Streams:
     """Appends to and reads from an open ledger; everything here runs on its loop.
 
     A stream's versions only ever grow in it, whatever numbers an application gives them: that is checked where events
     are appended, and it is why a range of versions is found without reading the stream.
+
+    `sealer` is the sequencer's: what it seals is opened here.
     """
 
     def __init__(
-        self, store: EntryStore, sequencer: Sequencer, clock: Clock, *, pauses_s: Sequence[float] = PAUSES_S
+        self,
+        store: EntryStore,
+        sequencer: Sequencer,
+        clock: Clock,
+        *,
+        sealer: Sealer | None = None,
+        pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
         self._store = store
         self._sequencer = sequencer
         self._clock = clock
+        self.vault = Vault(sealer)
         self._pauses_s = pauses_s
         self._last: OrderedDict[StreamId, int | None] = OrderedDict()  # None: nothing is recorded in that stream
         self._busy: dict[StreamId, asyncio.Future[None]] = {}  # what an append is under way for
         self._stamped_us = 0
-        self._newest: dict[str, tuple[int, int | None]] = {}  # by source: looked at up to that size, found that index
+        self._newest: dict[str, tuple[int, _Newest | None]] = {}  # by source: looked at up to that size, found that
 
     def stamp(self) -> str:
         """The time now, later than any this has returned."""
@@ -59,6 +80,7 @@ class Streams:
             VersionConflict, IdConflict: a position is recorded already, or lies before the last one of its stream.
             Malformed, InvalidRequest: an event cannot be recorded.
             Pushback, StoreUnavailable: it could not be done in several attempts.
+            Unavailable: the keeper of the keys it would be sealed with cannot be reached; nothing was recorded.
             Fenced: another writer has taken over.
         """
         streams = {stream_of(event) for event in events}
@@ -68,7 +90,8 @@ class Streams:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._busy.update(dict.fromkeys(streams, ended))
         try:
-            unknown = {stream_of(event) for event in events if _version(event) > FIRST_VERSION_MAX} - self._last.keys()
+            later = {stream_of(event) for event in events if _version(event) > FIRST_VERSION_MAX}
+            unknown = [stream for stream in later if stream not in self._last]
             if unknown:
                 await asyncio.gather(*map(self._load, unknown))
             lasts = self._check(events)
@@ -85,8 +108,7 @@ class Streams:
         return places
 
     async def _load(self, stream: StreamId) -> None:
-        newest = await self._at(stream, None)
-        self._remember({stream: None if newest is None else version_of(newest)})
+        self._remember({stream: await self.last_version(stream)})
 
     def _check(self, events: Sequence[Event]) -> dict[StreamId, int | None]:
         """What the last versions will be. Raises VersionConflict: an event is not beyond its stream's last version."""
@@ -135,32 +157,47 @@ class Streams:
     async def read(
         self, stream: StreamId, *, gt: int | None, lte: int | None, newest_first: bool, limit: int | None
     ) -> list[Entry]:
-        """The entries of a stream with gt < version <= lte, in its order or, `newest_first`, in the other one."""
-        first = 1 if gt is None else await self._count(stream, gt) + 1
-        until = None if lte is None else await self._count(stream, lte) + 1
+        """The entries of a stream with gt < version <= lte, in its order or, `newest_first`, in the other one.
+
+        Raises:
+            Erased: one of them was erased, or the one that they continue.
+            Unavailable: they are sealed, and a key cannot be had.
+        """
+        place = await self.vault.place_of(stream)
+        if place is None:
+            return []
+        first = 1 if gt is None else await self._count(place, gt) + 1
+        until = None if lte is None else await self._count(place, lte) + 1
+        if first > 1 and self.vault.erases(stream.source):
+            # Neither a cached aggregate nor a snapshot is carried on when what it was made of is gone.
+            self.vault.refuse_erased(stream, await self._at(place, first - 1))
         entries: list[Entry] = []
         while limit is None or len(entries) < limit:
             what = Selection(
-                source=stream.source,
-                subject=stream.subject,
+                source=place.source,
+                subject=place.subject,
                 version_from=first,
                 version_until=until,
                 newest_first=newest_first,
             )
             wanted = PAGE_ENTRIES if limit is None else min(PAGE_ENTRIES, limit - len(entries))
-            page = [entry for _, entry in await self._select(what, wanted)]
-            entries += page
+            page = await self._select(what, wanted)
+            for one in page:
+                if one.closed is not None:
+                    self.vault.refuse_erased(stream, one.entry)
+                entries.append(one.entry)
             if len(page) < wanted:
                 break
             if newest_first:
-                until = page[-1].streamversion
+                until = entries[-1].streamversion
             else:
-                first = page[-1].streamversion + 1
+                first = entries[-1].streamversion + 1
         return entries
 
     async def last_version(self, stream: StreamId) -> int | None:
-        """The library's version of the last entry in a stream; None: it is empty."""
-        newest = await self._at(stream, None)
+        """The library's version of the last entry in a stream; None: it is empty. Raises Unavailable."""
+        place = await self.vault.place_of(stream)
+        newest = None if place is None else await self._at(place, None)
         return None if newest is None else version_of(newest)
 
     async def _count(self, stream: StreamId, version: int) -> int:
@@ -186,7 +223,7 @@ class Streams:
         return low
 
     async def _at(self, stream: StreamId, place: int | None) -> Entry | None:
-        """The entry at a place of a stream (its stream version; None: the last), if there is one."""
+        """The entry at a place of a stream (its stream version; None: the last), if there is one; as it is stored."""
         what = Selection(
             source=stream.source,
             subject=stream.subject,
@@ -194,40 +231,60 @@ class Streams:
             version_until=None if place is None else place + 1,
             newest_first=True,
         )
-        found = await self._select(what, 1)
-        return found[0][1] if found else None
+        found = await self._store.select(what, limit=1)
+        return decode_entry(found[0].entry) if found else None
 
     # -- reading one source --
 
     async def page(
         self, source: str, *, start: int, stop: int | None, types: Collection[str] | None, limit: int
     ) -> list[Placed]:
-        """Up to `limit` entries of a source with start <= index < stop and one of `types`, in order."""
+        """Up to `limit` entries of a source with start <= index < stop and one of `types`, in order.
+
+        What was erased is left out. Raises Unavailable: they are sealed, and a key cannot be had.
+        """
         found: list[Placed] = []
         only = next(iter(types)) if types is not None and len(types) == 1 else None
+        sparse = types is not None and only is None
         while len(found) < limit:
             what = Selection(start=start, stop=stop, source=source, type=only)
-            wanted = min(PAGE_ENTRIES, limit - len(found)) if types is None or only is not None else PAGE_ENTRIES
+            wanted = PAGE_ENTRIES if sparse else min(PAGE_ENTRIES, limit - len(found))
             page = await self._select(what, wanted)
-            found += [placed for placed in page if types is None or placed[1].event.type in types]
+            kept = [one for one in page if one.closed is None and (types is None or one.entry.event.type in types)]
+            found += [(one.index, one.entry) for one in kept]
             if len(page) < wanted:
                 break
-            start = page[-1][0] + 1
+            sparse = sparse or len(kept) < len(page)
+            start = page[-1].index + 1
         return found[:limit]
 
     async def last_index(self, source: str) -> int | None:
-        """The index of the last entry of a source; what was looked through once is not looked through again."""
+        """The index of the last entry of a source that is not erased; what was looked through once is not again."""
         seen, newest = self._newest.get(source, (0, None))
         size = (await self._store.head()).size
-        found = await self._store.select(Selection(start=seen, stop=size, source=source, newest_first=True), limit=1)
-        if found:
-            newest = found[0].index
-        self._newest[source] = (size, newest)
-        return newest
+        found = await self._newest_in(source, seen, size)
+        if found is None and newest is not None:
+            erased = self.vault.is_erased(newest.keyid)
+            found = await self._newest_in(source, 0, newest.index) if erased else newest
+        self._newest[source] = (size, found)
+        return None if found is None else found.index
 
-    async def _select(self, what: Selection, limit: int) -> list[Placed]:
-        """Every entry that is read here comes in through this."""
-        return [(stored.index, decode_entry(stored.entry)) for stored in await self._store.select(what, limit=limit)]
+    async def _newest_in(self, source: str, start: int, stop: int) -> _Newest | None:
+        wanted = 1
+        while True:
+            what = Selection(start=start, stop=stop, source=source, newest_first=True)
+            page = await self._store.select(what, limit=wanted)
+            for stored in page:
+                keyid = decode_entry(stored.entry).event.keyid
+                if not self.vault.is_erased(keyid):
+                    return _Newest(stored.index, keyid)
+            if len(page) < wanted:
+                return None
+            stop, wanted = page[-1].index, PAGE_ENTRIES
+
+    async def _select(self, what: Selection, limit: int) -> list[Opened]:
+        """Every entry whose data is read here comes in through this."""
+        return await self.vault.open(await self._store.select(what, limit=limit))
 
 
 def _version(event: Event) -> int:

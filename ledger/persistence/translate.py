@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from eventsourcing.application import AggregateNotFoundError
 from eventsourcing.persistence import (
     DatabaseError,
     DataError,
     IntegrityError,
     InternalError,
     OperationalError,
-    PersistenceError,
     ProgrammingError,
 )
 
 from ledger.errors import (
+    Erased,
     IdConflict,
     InvalidRequest,
     JinshiError,
@@ -26,7 +27,13 @@ from ledger.errors import (
     VersionConflict,
 )
 
-_KINDS: tuple[tuple[type[JinshiError], type[PersistenceError]], ...] = (
+
+class AggregateErasedError(AggregateNotFoundError, DatabaseError):
+    """The aggregate was erased, for good: `repository.get` finds it no more, and `in` says so."""
+
+
+_KINDS: tuple[tuple[type[JinshiError], type[DatabaseError]], ...] = (
+    (Erased, AggregateErasedError),
     (VersionConflict, IntegrityError),
     (IdConflict, IntegrityError),
     (MalformedEntry, InternalError),
@@ -42,7 +49,7 @@ def library_errors() -> Iterator[None]:
     """Raise the library's error for each of ours, with the same line; ours is its cause.
 
     IntegrityError: recorded already. DataError: cannot be recorded. ProgrammingError: used in a way that cannot work.
-    OperationalError: not now. InternalError: the ledger is damaged.
+    OperationalError: not now. InternalError: the ledger is damaged. AggregateErasedError: gone for good.
     """
     try:
         yield
@@ -50,7 +57,7 @@ def library_errors() -> Iterator[None]:
         raise translated(error) from error
 
 
-def translated(error: JinshiError) -> PersistenceError:
+def translated(error: JinshiError) -> DatabaseError:
     """The library's error for one of ours."""
     kind = next((theirs for ours, theirs in _KINDS if isinstance(error, ours)), DatabaseError)
     return kind(str(error))

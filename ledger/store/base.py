@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NewType, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, NewType, Protocol
 
 from ledger.errors import InvalidRequest, ObjectMissing
 
@@ -150,19 +150,18 @@ class Prefixed:
             yield key.removeprefix(self._prefix)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamId:
+class StreamId(NamedTuple):
     """A stream is (source, subject); an entry without a subject belongs to the stream ''."""
 
     source: str
     subject: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One entry as stored: its canonical bytes and the attributes the store must find it by.
 
-    The attributes repeat what is inside `entry`; `entry` is what counts, and what is hashed.
+    The attributes repeat what is inside `entry`; `entry` is what counts, and what is hashed. A tuple, as `StreamId`:
+    one is made for every entry there is, and that takes a fifth of the time a frozen dataclass takes.
     """
 
     entry: bytes
@@ -226,12 +225,11 @@ class Selection:
     newest_first: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEntry:
+class StoredEntry(NamedTuple):
     """An entry with its place in the log."""
 
-    index: int
-    entry: bytes = field(repr=False)
+    index: int  # type: ignore[assignment]  # in place of tuple's method, which nobody asks of it
+    entry: bytes
 
 
 _INTEGER_MAX = 2**63 - 1
@@ -240,6 +238,16 @@ _INTEGER_MAX = 2**63 - 1
 def bounded(value: int) -> int:
     """What is asked for may be any number; those of a database have 64 bits, and nothing is recorded beyond."""
     return max(-_INTEGER_MAX, min(value, _INTEGER_MAX))
+
+
+def recordable(indexes: Sequence[int]) -> list[int]:
+    """Those of `indexes` that may be in a database, each once, ascending."""
+    return sorted({index for index in indexes if 0 <= index <= _INTEGER_MAX})
+
+
+def in_order(indexes: Sequence[int], found: Mapping[int, bytes]) -> list[StoredEntry]:
+    """What was found at these indexes, as `EntryStore.read_many` answers."""
+    return [StoredEntry(index, found[index]) for index in indexes if index in found]
 
 
 class EntryStore(Protocol):
@@ -286,8 +294,16 @@ class EntryStore(Protocol):
         """Up to `limit` entries from index `start` (not negative) on, in order, without a gap; empty at the end."""
         ...
 
+    async def read_many(self, indexes: Sequence[int]) -> Sequence[StoredEntry]:
+        """The entries at these indexes, in the order they are asked for; where nothing is recorded, none.
+
+        An index asked for twice is answered twice. Any integers may be asked for, in any number; memory: what is
+        answered.
+        """
+        ...
+
     async def rows(self, start: int, limit: int) -> Sequence[Row]:
-        """The same, with everything the store finds an entry by."""
+        """As `read`, with everything the store finds an entry by."""
         ...
 
     async def select(self, what: Selection, *, limit: int) -> Sequence[StoredEntry]:

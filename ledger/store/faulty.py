@@ -124,6 +124,9 @@ class FaultyEntryStore:
     async def read(self, start: int, limit: int) -> Sequence[StoredEntry]:
         return await self._inner.read(start, limit)
 
+    async def read_many(self, indexes: Sequence[int]) -> Sequence[StoredEntry]:
+        return await self._inner.read_many(indexes)
+
     async def rows(self, start: int, limit: int) -> Sequence[Row]:
         return await self._inner.rows(start, limit)
 

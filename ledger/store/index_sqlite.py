@@ -165,7 +165,7 @@ class SqlitePositionIndex:
     def _intern(self, counts: Mapping[tuple[int, str], int], db: sqlite3.Connection) -> Mapping[tuple[int, str], int]:
         if len(self._names) > NAMES_CACHED_MAX:
             self._names.clear()
-        for name in counts.keys() - self._names.keys():
+        for name in [name for name in counts if name not in self._names]:
             db.execute("INSERT OR IGNORE INTO name (kind, text, entries) VALUES (?, ?, 0)", name)
             self._names[name] = _number(name, db)[0]
         added = [(count, self._names[name]) for name, count in counts.items()]

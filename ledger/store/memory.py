@@ -128,6 +128,9 @@ class MemoryEntryStore:
     async def read(self, start: int, limit: int) -> Sequence[StoredEntry]:
         return [self._stored(index) for index in range(start, min(start + limit, len(self._rows)))]
 
+    async def read_many(self, indexes: Sequence[int]) -> Sequence[StoredEntry]:
+        return [self._stored(index) for index in indexes if 0 <= index < len(self._rows)]
+
     async def rows(self, start: int, limit: int) -> Sequence[Row]:
         return self._rows[start : start + limit]
 

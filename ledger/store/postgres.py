@@ -7,37 +7,42 @@ the size, and so orders every writer), the entries follow by COPY, and COMMIT ma
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import asyncpg
 
 from ledger.core.merkle import HASH_SIZE
-from ledger.errors import CompareFailed, DiskFull, DuplicateKeys, Fenced, InvalidRequest, StoreUnavailable
-from ledger.store.base import Head, Row, Selection, SignedCheckpoint, StoredEntry, StreamId, bounded
+from ledger.errors import CompareFailed, DuplicateKeys, Fenced, InvalidRequest, StoreUnavailable
+from ledger.store.base import (
+    Head,
+    Row,
+    Selection,
+    SignedCheckpoint,
+    StoredEntry,
+    StreamId,
+    bounded,
+    in_order,
+    recordable,
+)
+from ledger.store.place import PostgresPlace as PostgresPlace
+from ledger.store.postgres_claim import claim, discard, is_claimed, lock_schema, settle
+from ledger.store.postgres_server import CONNECT_TIMEOUT_S, FAILURES, check_server, connect, errors, make_tls
 
 if TYPE_CHECKING:
-    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+    from ledger.store.postgres_server import Connection
+
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
     PoolConnectionProxy: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
-SCHEMA_VERSION: Final = 1
-SERVER_VERSION_MIN: Final = 15
-CONNECT_TIMEOUT_S: Final = 10.0
-STATEMENT_TIMEOUT_S: Final = 60.0
-LOCK_TIMEOUT_S: Final = 10.0
-READERS_MAX: Final = 4
+T = TypeVar("T")
 
-_FAILURES: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # how asyncpg may find out that a connection was lost in the middle of something
-)
+SCHEMA_VERSION: Final = 1
+READERS_MAX: Final = 4
+ONE_STATEMENT_MAX: Final = 256
+"""Up to so many rows go in one statement, more by COPY."""
 
 MIGRATIONS: Final[Mapping[int, str]] = {
     1: """
@@ -89,6 +94,19 @@ SELECT wanted.source, wanted.id, entry.position, entry.data
 FROM unnest($1::text[], $2::text[]) AS wanted (source, id)
 JOIN entry ON entry.id = wanted.id COLLATE "C" AND entry.source = wanted.source COLLATE "C"
 """
+_MOVE = """
+UPDATE head SET size = $1, frontier = $2, recorded_us = coalesce($3::bigint, recorded_us)
+WHERE size = $4 AND epoch = $5
+"""
+_MOVE_AND_INSERT = f"""
+WITH moved AS ({_MOVE} RETURNING true)
+INSERT INTO entry
+SELECT $4 + number - 1, data, leaf, source, id, subject, version, type, actor, time_us, new.recorded_us
+FROM moved, unnest(
+    $6::bytea[], $7::bytea[], $8::text[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::text[],
+    $14::bigint[], $15::bigint[]
+) WITH ORDINALITY AS new (data, leaf, source, id, subject, version, type, actor, time_us, recorded_us, number)
+"""  # noqa: S608
 _STREAM_VERSIONS = """
 SELECT wanted.source, wanted.subject, coalesce(last.version, 0)
 FROM unnest($1::text[], $2::text[]) AS wanted (source, subject)
@@ -100,29 +118,12 @@ LEFT JOIN LATERAL (
 """
 
 
-@dataclass(frozen=True, slots=True)
-class PostgresPlace:
-    """Where a ledger's database is. `schema` lets several ledgers share one database."""
-
-    host: str
-    port: int
-    database: str
-    user: str
-    password: str | None = None
-    schema: str = "jinshi"
-    tls: bool = False
-
-    @property
-    def where(self) -> str:
-        """For people; without the password."""
-        return f"postgresql://{self.user}@{self.host}:{self.port}/{self.database}#{self.schema}"
-
-
 class PostgresEntryStore:
     """An `EntryStore` in one schema of a PostgreSQL database."""
 
     def __init__(self, place: PostgresPlace) -> None:
         self._place = place
+        self._tls: ssl.SSLContext | None = None
         self._writer: Connection | None = None
         self._writing = asyncio.Lock()
         self._readers: Pool | None = None
@@ -130,24 +131,32 @@ class PostgresEntryStore:
         self._unsure = False  # a write was cut off: a transaction of ours may still be in flight on the server
 
     @classmethod
-    async def open(cls, place: PostgresPlace, *, create: bool = False) -> PostgresEntryStore:
+    async def open(cls, place: PostgresPlace, *, create: bool = False, token: str = "") -> PostgresEntryStore:
         """Open the store, or make an empty one when the schema is not there and `create` is set.
 
+        With a `token` (32 hexadecimal digits) nothing but what the same token made is opened, see
+        `ledger.store.postgres_claim`.
+
         Raises:
-            InvalidRequest: there is none, its schema is newer than this jinshi, or the server cannot keep a ledger.
+            InvalidRequest: there is none, its schema is newer than this jinshi, or the server cannot keep a ledger; or
+                the schema holds something that `token` did not make.
             StoreUnavailable: the server cannot be reached or refuses.
         """
-        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", place.schema):
-            raise InvalidRequest(f"{place.schema!r} cannot name a schema", hint="use lower-case letters, digits and _")
         store = cls(place)
         try:
+            store._tls = await asyncio.to_thread(make_tls, place)
             async with store._on_writer() as db:
-                await store._check_server(db)
-                await store._migrate(db, create)
+                await check_server(db, place)
+                await store._migrate(db, create, token)
         except BaseException:
             await store.close()
             raise
         return store
+
+    async def settle(self, token: str) -> None:
+        """The ledger that `token` was making is made: nothing drops it any more. Raises InvalidRequest: it is not."""
+        async with self._on_writer() as db:
+            await settle(db, self._place, token)
 
     @property
     def where(self) -> str:
@@ -166,7 +175,7 @@ class PostgresEntryStore:
         else:
             async with self._on_reader() as db:
                 row = await db.fetchrow(sql)
-        return _head(row)
+        return _head(row, self.where)
 
     async def find_ids(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], StoredEntry]:
         async with self._on_reader() as db:
@@ -183,6 +192,12 @@ class PostgresEntryStore:
         async with self._on_reader() as db:
             rows = await db.fetch(sql, bounded(start), bounded(start + limit))
         return [StoredEntry(position, data) for position, data in rows]
+
+    async def read_many(self, indexes: Sequence[int]) -> Sequence[StoredEntry]:
+        sql = "SELECT position, data FROM entry WHERE position = ANY($1::bigint[])"
+        async with self._on_reader() as db:
+            rows = await db.fetch(sql, recordable(indexes))
+        return in_order(indexes, {row["position"]: row["data"] for row in rows})
 
     async def rows(self, start: int, limit: int) -> Sequence[Row]:
         sql = f"SELECT {_ROW} FROM entry WHERE position >= $1 AND position < $2 ORDER BY position"  # noqa: S608
@@ -221,10 +236,11 @@ class PostgresEntryStore:
     async def size_at(self, recordedtime_us: int) -> int:
         # Recorded time never goes back with the position, so bisection needs no index of its own.
         async with self._on_reader() as db:
-            low, high = 0, await db.fetchval("SELECT size FROM head")
+            low, high = 0, _there(await db.fetchval("SELECT size FROM head"), self.where)
             while low < high:
                 middle = (low + high) // 2
-                found = await db.fetchval("SELECT recorded_us FROM entry WHERE position = $1", middle)
+                recorded_us = await db.fetchval("SELECT recorded_us FROM entry WHERE position = $1", middle)
+                found = _there(recorded_us, self.where)
                 low, high = (middle + 1, high) if found <= recordedtime_us else (low, middle)
         return int(low)
 
@@ -238,32 +254,54 @@ class PostgresEntryStore:
 
     async def claim(self) -> int:
         async with self._on_writer() as db:
-            return int(await db.fetchval("UPDATE head SET epoch = epoch + 1 RETURNING epoch"))
+            epoch = await db.fetchval("UPDATE head SET epoch = epoch + 1 RETURNING epoch")
+            return int(_there(epoch, self.where))
 
     async def commit(self, rows: Sequence[Row], *, expected_size: int, frontier: tuple[bytes, ...], epoch: int) -> None:
-        size = expected_size + len(rows)
-        recorded_us = f", recorded_us = {rows[-1].recordedtime_us}" if rows else ""
-        # One round trip for two statements: nothing but integers and hexadecimal digits is put into the text.
-        move = (
-            f"BEGIN; UPDATE head SET size = {size:d}, frontier = '\\x{b''.join(frontier).hex()}'{recorded_us} "  # noqa: S608
-            f"WHERE size = {expected_size:d} AND epoch = {epoch:d}"
-        )
-        records = [record_of(position, row) for position, row in enumerate(rows, expected_size)]
+        head = (expected_size + len(rows), b"".join(frontier), rows[-1].recordedtime_us if rows else None)
         async with self._on_writer() as db:
             try:
-                if await db.execute(move) != "UPDATE 1":
-                    raise self._overtaken(_head(await db.fetchrow("SELECT * FROM head")), expected_size, epoch)
-                if records:
-                    await db.copy_records_to_table("entry", records=records, columns=COLUMNS)
-                # Commit point: COMMIT returns when the log of this transaction is on the server's disk.
-                await db.execute("COMMIT")
+                if len(rows) <= ONE_STATEMENT_MAX:
+                    moved = await self._insert(db, rows, head, expected_size, epoch)
+                else:
+                    moved = await self._copy(db, rows, head, expected_size, epoch)
+                if not moved:
+                    found = _head(await db.fetchrow("SELECT * FROM head"), self.where)
+                    raise self._overtaken(found, expected_size, epoch)
             except asyncpg.UniqueViolationError as error:
                 raise DuplicateKeys(f"{self.where}: an id or a stream version is there already") from error
+
+    async def _insert(
+        self, db: Connection, rows: Sequence[Row], head: tuple[int, bytes, int | None], expected_size: int, epoch: int
+    ) -> bool:
+        """Everything in one statement, which is a transaction, and one round trip; False: the head is another one."""
+        if not rows:
+            return await db.execute(_MOVE, *head, expected_size, epoch) == "UPDATE 1"
+        # Commit point: the answer comes when the log of this transaction is on the server's disk.
+        return await db.execute(_MOVE_AND_INSERT, *head, expected_size, epoch, *zip(*rows, strict=True)) != "INSERT 0 0"
+
+    async def _copy(
+        self, db: Connection, rows: Sequence[Row], head: tuple[int, bytes, int | None], expected_size: int, epoch: int
+    ) -> bool:
+        """The same by COPY, which takes less of the server's time where there are many rows."""
+        # One round trip for two statements: nothing but integers and hexadecimal digits is put into the text.
+        size, frontier, recorded_us = head
+        move = (
+            f"BEGIN; UPDATE head SET size = {size:d}, frontier = '\\x{frontier.hex()}', recorded_us = {recorded_us:d} "  # noqa: S608
+            f"WHERE size = {expected_size:d} AND epoch = {epoch:d}"
+        )
+        if await db.execute(move) != "UPDATE 1":
+            return False
+        records = [record_of(position, row) for position, row in enumerate(rows, expected_size)]
+        await db.copy_records_to_table("entry", records=records, columns=COLUMNS)
+        # Commit point: COMMIT returns when the log of this transaction is on the server's disk.
+        await db.execute("COMMIT")
+        return True
 
     async def record_checkpoint(self, checkpoint: SignedCheckpoint, *, expected_size: int | None, epoch: int) -> None:
         async with self._on_writer() as db, db.transaction():
             # The head row is what writers are ordered by.
-            found = await db.fetchval("SELECT epoch FROM head FOR NO KEY UPDATE")
+            found = _there(await db.fetchval("SELECT epoch FROM head FOR NO KEY UPDATE"), self.where)
             if found != epoch:
                 raise self._fenced(found, epoch)
             last = await db.fetchval("SELECT size FROM checkpoint WHERE origin = $1", checkpoint.origin)
@@ -285,7 +323,7 @@ class PostgresEntryStore:
             if one is not None:
                 try:
                     await asyncio.wait_for(one.close(), CONNECT_TIMEOUT_S)
-                except _FAILURES:
+                except FAILURES:
                     one.terminate()
 
     def _overtaken(self, found: Head, expected_size: int, epoch: int) -> Fenced | CompareFailed:
@@ -305,7 +343,7 @@ class PostgresEntryStore:
     async def _on_writer(self) -> AsyncIterator[Connection]:
         """The writing connection, for one caller at a time; opened again after it was lost."""
         async with self._writing:
-            with _errors(self.where):
+            with errors(self.where):
                 if self._writer is None or self._writer.is_closed():
                     self._writer = await self._connect()
                 db = self._writer
@@ -320,7 +358,7 @@ class PostgresEntryStore:
 
     @asynccontextmanager
     async def _on_reader(self) -> AsyncIterator[Connection | PoolConnectionProxy]:
-        with _errors(self.where):
+        with errors(self.where):
             if self._readers is None:
                 async with self._opening:
                     if self._readers is None:
@@ -331,61 +369,27 @@ class PostgresEntryStore:
                 yield db
 
     async def _connect(self, *_: object, **__: object) -> Connection:
-        place = self._place
-        return await asyncpg.connect(
-            host=place.host,
-            port=place.port,
-            database=place.database,
-            user=place.user,
-            password=place.password,
-            ssl="verify-full" if place.tls else False,
-            timeout=CONNECT_TIMEOUT_S,
-            command_timeout=STATEMENT_TIMEOUT_S,
-            server_settings={
-                "application_name": "jinshi",
-                "search_path": place.schema,
-                # Whatever the server's own default is: acknowledged means on its disk.
-                "synchronous_commit": "on",
-                "lock_timeout": f"{LOCK_TIMEOUT_S * 1000:.0f}",
-                # A writer that vanished without a word must not hold the head row for ever.
-                "idle_in_transaction_session_timeout": f"{LOCK_TIMEOUT_S * 1000:.0f}",
-            },
-        )
+        return await connect(self._place, self._tls)
 
     # -- opening --
 
-    async def _check_server(self, db: Connection) -> None:
-        version = db.get_server_version().major
-        if version < SERVER_VERSION_MIN:
-            raise InvalidRequest(
-                f"{self.where} is PostgreSQL {version}; a ledger needs {SERVER_VERSION_MIN} or newer",
-                hint="upgrade the server",
-            )
-        for setting in ("fsync", "full_page_writes"):
-            if await db.fetchval("SELECT current_setting($1)", setting) != "on":
-                raise InvalidRequest(
-                    f"{self.where} runs with {setting} off: what it acknowledges may be lost",
-                    hint=f"set {setting} = on in postgresql.conf",
-                )
-        if (
-            await db.fetchval(
-                "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = $1", self._place.database
-            )
-            != "UTF8"
-        ):
-            raise InvalidRequest(f"{self.where} is not a UTF8 database", hint="create one with: createdb -E UTF8")
-
-    async def _migrate(self, db: Connection, create: bool) -> None:
+    async def _migrate(self, db: Connection, create: bool, token: str) -> None:
         """Bring the schema to `SCHEMA_VERSION`, one transaction a step; several processes may try at once."""
-        schema = self._place.schema
+        schema = f'"{self._place.schema}"'
         there = await db.fetchval("SELECT to_regclass($1)", f"{schema}.schema_version") is not None
         if not there and not create:
             raise InvalidRequest(f"{self.where} holds no ledger", hint="check the database, or restore it from a site")
+        if there and not token and await self._version(db) == SCHEMA_VERSION:
+            return  # as ever, and without a right to change anything
         async with db.transaction():
-            await db.execute("SELECT pg_advisory_xact_lock(hashtext($1))", f"jinshi:{schema}")
-            await db.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+            await lock_schema(db, self._place)
+            ours = not token or await is_claimed(db, self._place, token)
+            if await db.fetchval("SELECT to_regnamespace($1)", schema) is None:
+                await db.execute(f"CREATE SCHEMA {schema}")
             await db.execute("CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY)")
-            version = await db.fetchval("SELECT coalesce(max(version), 0) FROM schema_version")
+            if not ours:
+                await claim(db, self._place, token)
+            version = await self._version(db)
             if version > SCHEMA_VERSION:
                 raise InvalidRequest(
                     f"{self.where} has schema {version}; this jinshi reads {SCHEMA_VERSION}", hint="use a newer one"
@@ -394,29 +398,33 @@ class PostgresEntryStore:
                 await db.execute(MIGRATIONS[step])
                 await db.execute("INSERT INTO schema_version VALUES ($1)", step)
 
+    async def _version(self, db: Connection) -> int:
+        return int(await db.fetchval("SELECT coalesce(max(version), 0) FROM schema_version"))
+
 
 def record_of(position: int, row: Row) -> tuple[int | str | bytes, ...]:
     """A row as the table holds it, in the order of `COLUMNS`."""
-    return (
-        position,
-        row.entry,
-        row.leaf_hash,
-        row.source,
-        row.id,
-        row.subject,
-        row.streamversion,
-        row.type,
-        row.actor,
-        row.time_us,
-        row.recordedtime_us,
-    )
+    return (position, *row)
 
 
-def _head(row: asyncpg.Record | None) -> Head:
-    assert row is not None, "a ledger's schema has its head row"
+def _head(found: asyncpg.Record | None, where: str) -> Head:
+    row = _there(found, where)
     frontier = row["frontier"]
+    if len(frontier) != row["size"].bit_count() * HASH_SIZE:
+        raise _damaged(where, f"its head does not belong to a tree of {row['size']} entries")
     hashes = tuple(frontier[i : i + HASH_SIZE] for i in range(0, len(frontier), HASH_SIZE))
     return Head(row["size"], hashes, row["recorded_us"], row["epoch"])
+
+
+def _there(value: T | None, where: str) -> T:
+    """A row, or a value in one, that every ledger's schema has. Raises StoreUnavailable: somebody has deleted it."""
+    if value is None:
+        raise _damaged(where, "a row that every ledger's store has is missing")
+    return value
+
+
+def _damaged(where: str, what: str) -> StoreUnavailable:
+    return StoreUnavailable(f"{where} is damaged ({what})", hint="restore the ledger from a site")
 
 
 async def _roll_back(db: Connection, error: BaseException) -> bool:
@@ -426,36 +434,29 @@ async def _roll_back(db: Connection, error: BaseException) -> bool:
     try:
         if db.is_in_transaction():
             await db.execute("ROLLBACK")
-    except _FAILURES:
+    except FAILURES:
         return False
     return True
 
 
-@contextmanager
-def _errors(where: str) -> Iterator[None]:
-    """Translate what asyncpg reports. Raises DiskFull, InvalidRequest, StoreUnavailable."""
-    try:
-        yield
-    except asyncpg.DiskFullError as error:
-        raise DiskFull(
-            f"{where}: no space is left on the server", hint="free space there, then run it again"
-        ) from error
-    except asyncpg.InvalidAuthorizationSpecificationError as error:
-        raise StoreUnavailable(
-            f"{where} refuses the login ({_line(error)})", hint="set PGPASSWORD, and check the user"
-        ) from error
-    except asyncpg.DataError as error:  # half a surrogate pair, as undecodable arguments of a command have
-        raise InvalidRequest(
-            f"it is not text that can be recorded ({_line(error)})", hint="give it in UTF-8"
-        ) from error
-    except asyncpg.InvalidCatalogNameError as error:
-        raise InvalidRequest(f"{where}: {_line(error)}", hint="create it with: createdb -E UTF8") from error
-    except _FAILURES as error:
-        raise StoreUnavailable(
-            f"{where} cannot be used ({_line(error)})", hint="check the server and the network, then run it again"
-        ) from error
+async def check_unused(place: PostgresPlace) -> None:
+    """A ledger can be made there. Raises InvalidRequest (something is there, or none can be), StoreUnavailable."""
+    async with _connected(place) as db:
+        await check_server(db, place)
+        await is_claimed(db, place, "")
 
 
-def _line(error: BaseException) -> str:
-    """What the server says, without the details on further lines."""
-    return str(error).partition("\n")[0] or type(error).__name__
+async def discard_claimed(place: PostgresPlace, token: str) -> None:
+    """Drop what `token` was making in the schema; whatever else is there is left alone. Raises StoreUnavailable."""
+    async with _connected(place) as db:
+        await discard(db, place, token)
+
+
+@asynccontextmanager
+async def _connected(place: PostgresPlace) -> AsyncIterator[Connection]:
+    with errors(place.where):
+        db = await connect(place, await asyncio.to_thread(make_tls, place))
+        try:
+            yield db
+        finally:
+            await db.close()

@@ -14,7 +14,17 @@ from typing import Any, TypeVar
 
 from ledger.core.merkle import HASH_SIZE
 from ledger.errors import CompareFailed, DiskFull, DuplicateKeys, Fenced, InvalidRequest, StoreUnavailable
-from ledger.store.base import Head, Row, Selection, SignedCheckpoint, StoredEntry, StreamId, bounded
+from ledger.store.base import (
+    Head,
+    Row,
+    Selection,
+    SignedCheckpoint,
+    StoredEntry,
+    StreamId,
+    bounded,
+    in_order,
+    recordable,
+)
 
 T = TypeVar("T")
 
@@ -149,6 +159,9 @@ class SqliteEntryStore:
         rows = await self._read(lambda db: db.execute(sql, (bounded(start), bounded(start + limit))).fetchall())
         return [StoredEntry(position, data) for position, data in rows]
 
+    async def read_many(self, indexes: Sequence[int]) -> Sequence[StoredEntry]:
+        return in_order(indexes, await self._read(partial(_read_many, recordable(indexes))))
+
     async def rows(self, start: int, limit: int) -> Sequence[Row]:
         rows = await self._read(lambda db: db.execute(_ROWS, (bounded(start), bounded(start + limit))).fetchall())
         return [Row(*row) for row in rows]
@@ -269,7 +282,7 @@ class SqliteEntryStore:
     def _intern(self, texts: Iterable[str]) -> Mapping[str, int]:
         if len(self._names) > NAMES_CACHED_MAX:
             self._names.clear()
-        for text in set(texts) - self._names.keys():
+        for text in [text for text in set(texts) if text not in self._names]:
             self._writer.execute("INSERT OR IGNORE INTO name (text) VALUES (?)", (text,))
             (number,) = _one(self._writer.execute("SELECT number FROM name WHERE text = ?", (text,)))
             self._names[text] = number
@@ -302,6 +315,15 @@ class SqliteEntryStore:
 
 
 # -- on the reading connection --
+
+
+def _read_many(indexes: Sequence[int], db: sqlite3.Connection) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    for first in range(0, len(indexes), _PARAMETERS_MAX):
+        part = indexes[first : first + _PARAMETERS_MAX]
+        marks = ", ".join("?" * len(part))
+        found.update(db.execute(f"SELECT position, data FROM entry WHERE position IN ({marks})", part))  # noqa: S608
+    return found
 
 
 def _select(what: Selection, limit: int, db: sqlite3.Connection) -> Sequence[StoredEntry]:

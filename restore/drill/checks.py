@@ -10,7 +10,7 @@ from itertools import zip_longest
 from ledger.capture.exporter import rebuild_editions, registers
 from ledger.capture.importer import CLEAR
 from ledger.core.acts import acts_source
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.errors import CheckFailed, Tampered
 from ledger.protocols import Clock
 from ledger.reader import Reader

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ledger.core.acts import DRILLED, acts_source
 from ledger.core.canonical import JsonValue
-from ledger.core.entry import Event
+from ledger.core.event import Event
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
-from ledger.core.entry import decode_entry, event_time_us, format_time
+from ledger.core.entry import decode_entry
+from ledger.core.event import event_time_us, format_time
 from ledger.errors import CheckFailed, JinshiError, Tampered
 from ledger.keyring.data import DataKeys
 from ledger.protocols import Clock

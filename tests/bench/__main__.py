@@ -1,6 +1,6 @@
 """`make bench`: every benchmark pairs us with a limit in the same run and prints the ratio. Never a test.
 
-python -m tests.bench [append|merkle|restore|memory|postgres] ... [--entries N] [--rounds N]
+python -m tests.bench [append|merkle|restore|memory|audit|postgres|latency] ... [--entries N] [--rounds N] [--seconds N]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import append, audit, merkle, postgres, restore
+from tests.bench import append, audit, latency, merkle, postgres, restore
 
 BENCHES = {
     "append": append.run,
@@ -21,6 +21,7 @@ BENCHES = {
     "memory": restore.run_memory,
     "audit": audit.run,
     "postgres": postgres.run,
+    "latency": latency.run,
 }
 
 
@@ -30,13 +31,15 @@ def main() -> None:
     parser.add_argument(
         "--entries", type=int, default=0, help="entries of the memory and audit benchmarks (default 1,000,000)"
     )
+    parser.add_argument("--seconds", type=int, default=60, help="of each run of the latency benchmark")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is printed")
     parser.add_argument("--dir", type=Path, default=None, help="where to write (default: the temp directory)")
     options = parser.parse_args()
     print(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} processors")
     for name in options.which or BENCHES:
         with tempfile.TemporaryDirectory(prefix="jinshi-bench-", dir=options.dir) as scratch:
-            asyncio.run(BENCHES[name](Path(scratch), options.rounds, options.entries))
+            size = options.seconds if name == "latency" else options.entries
+            asyncio.run(BENCHES[name](Path(scratch), options.rounds, size))
 
 
 if __name__ == "__main__":

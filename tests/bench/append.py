@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from cli.system import SystemClock
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.sequencer import Sequencer
 from ledger.store.sqlite import SqliteEntryStore
 from tests.bench.paired import Pair, run_paired, stopwatch

@@ -16,7 +16,6 @@ from pathlib import Path
 from cli.system import SystemClock
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, origin_prefix
 from ledger.core.entry import decode_entry, encode_entry
-from ledger.core.merkle import CompactRange
 from ledger.core.note import Note, NoteSignature, format_note
 from ledger.core.policy import make_policy
 from ledger.core.tiling import Tiler
@@ -64,13 +63,13 @@ async def build_site(root: Path, size: int, make: Callable[[int], bytes] = entry
     objects = Prefixed(DirectoryStore(root, create=True), origin_prefix(ORIGIN))
     await init_site(Site("site", objects, COSIGNER.key), COSIGNER, ORIGIN, now=SystemClock().now())
     folder = root / origin_prefix(ORIGIN)
-    tiler = Tiler(CompactRange.empty(), [], [])
+    tiler = Tiler(0, [], [])
     for part in entries_of(size, make):
         for tile, data in tiler.extend(part):
             _write(folder / tile.path, data)
     for tile, data in tiler.partials():
         _write(folder / tile.path, data)
-    text = Checkpoint(ORIGIN, size, tiler.tree.root()).text
+    text = Checkpoint(ORIGIN, size, tiler.tree().root()).text
     log = NoteSignature(ORIGIN, SIGNER.key.key_id, SIGNER.sign(text))
     timestamp_s = int(SystemClock().now().timestamp())
     mirror = NoteSignature(COSIGNER.key.name, COSIGNER.key.key_id, COSIGNER.cosign(text, timestamp_s))

@@ -19,8 +19,10 @@ import pytest
 
 from ledger.core.merkle import CompactRange
 from ledger.errors import CompareFailed, DuplicateKeys, Fenced, JinshiError, StoreUnavailable
+from ledger.index import IndexedEntryStore
 from ledger.store.base import EntryStore, Head, Row, Selection, SignedCheckpoint, StoredEntry, StreamId
 from ledger.store.faulty import FaultyEntryStore, Outcome
+from ledger.store.index_sqlite import SqlitePositionIndex
 from ledger.store.memory import MemoryEntryStore
 from ledger.store.postgres import PostgresEntryStore
 from ledger.store.sqlite import SqliteEntryStore
@@ -123,7 +125,7 @@ async def test_a_new_store_is_an_empty_log(store: EntryStore) -> None:
 async def test_what_is_committed_is_read_back_exactly(store: EntryStore) -> None:
     rows = random_rows(Random(1), 200)
     rows.append(
-        replace(make_row(200, source="urn:\N{GRINNING FACE}", subject="%_'\"\\?"), entry=bytes(range(256)) * 255)
+        make_row(200, source="urn:\N{GRINNING FACE}", subject="%_'\"\\?")._replace(entry=bytes(range(256)) * 255)
     )
     log = await Log.claim(store)
     for first in range(0, 201, 67):
@@ -149,7 +151,7 @@ async def test_a_commit_without_rows_changes_nothing(store: EntryStore) -> None:
     "bad",
     [
         [make_row(3), make_row(1, version=5)],  # an id that is recorded
-        [make_row(3), replace(make_row(4), id="e3")],  # twice in the same commit
+        [make_row(3), make_row(4)._replace(id="e3")],  # twice in the same commit
         [make_row(3), make_row(4, version=2)],  # a version that is recorded
         [make_row(3), make_row(4, version=4)],
     ],
@@ -159,8 +161,8 @@ async def test_a_commit_that_repeats_a_key_writes_nothing(store: EntryStore, bad
     log = await Log.claim(store)
     rows = rows_of(0, 3)
     await log.commit(rows)
-    bad = [replace(bad[0], actor="local:never-seen", type="never.seen.v1", source="urn:new", streamversion=1), *bad]
-    bad[0] = replace(bad[0], id="new")
+    bad = [bad[0]._replace(actor="local:never-seen", type="never.seen.v1", source="urn:new", streamversion=1), *bad]
+    bad[0] = bad[0]._replace(id="new")
     for _ in range(2):
         with pytest.raises(DuplicateKeys) as refused:
             await log.commit(bad)
@@ -181,8 +183,8 @@ async def test_the_same_id_of_another_source_and_the_same_version_of_another_str
         make_row(1, version=1),
         make_row(1, source="urn:other", version=1),
         make_row(2, subject="s", version=1),
-        replace(make_row(3, subject="S", version=1), id="E1"),
-        replace(make_row(4, source="urn:Test", version=1), id="e1 "),
+        make_row(3, subject="S", version=1)._replace(id="E1"),
+        make_row(4, source="urn:Test", version=1)._replace(id="e1 "),
     ]
     await log.commit(rows)
     await assert_holds(store, rows, log.tree, log.epoch)
@@ -280,6 +282,51 @@ async def test_every_write_that_failed_can_be_found_out_about_and_repeated(opene
     assert not failing
 
 
+# -- reading many at once ---------------------------------------------------------------------------------------
+
+
+async def test_many_entries_are_read_in_the_order_they_are_asked_for(store: EntryStore) -> None:
+    assert list(await store.read_many([])) == list(await store.read_many([0, 1])) == []
+    rows = random_rows(Random(6), 300)
+    await (await Log.claim(store)).commit(rows)
+    every = stored(rows)
+    random = Random(7)
+    for count in (0, 1, 2, 7, 1_000):
+        wanted = [random.randrange(300) for _ in range(count)]  # any order, and most of them more than once
+        assert list(await store.read_many(wanted)) == [every[index] for index in wanted]
+    assert list(await store.read_many(range(299, -1, -1))) == every[::-1]
+
+
+async def test_indexes_where_nothing_is_recorded_are_left_out(store: EntryStore) -> None:
+    rows = rows_of(0, 10)
+    await (await Log.claim(store)).commit(rows)
+    every = stored(rows)
+    beyond = [10, 11, -1, -10, 2**31, 2**63 - 1, 2**63, -(2**63) - 1, 2**70]
+    assert list(await store.read_many(beyond)) == []
+    assert list(await store.read_many([beyond[0], 9, *beyond, 0, 9, beyond[-1]])) == [every[9], every[0], every[9]]
+
+
+async def test_more_are_read_than_a_statement_takes_parameters(store: EntryStore) -> None:
+    """SQLite takes 32,766 in a statement (250,000 as Debian builds it), PostgreSQL's protocol 65,535."""
+    rows = rows_of(0, 400)
+    await (await Log.claim(store)).commit(rows)
+    every = stored(rows)
+    wanted = list(range(260_000))
+    Random(8).shuffle(wanted)
+    assert list(await store.read_many(wanted)) == [every[index] for index in wanted if index < 400]
+    repeated = [index % 400 for index in range(70_000)]
+    assert list(await store.read_many(repeated)) == [every[index] for index in repeated]
+
+
+async def test_a_store_that_fails_and_one_with_an_index_pass_it_on(store: EntryStore, tmp_path: Path) -> None:
+    await (await Log.claim(store)).commit(rows_of(0, 3))
+    faulty = FaultyEntryStore(store, lambda operation, key: Outcome.FAIL_NOT_PERSISTED)
+    indexed = IndexedEntryStore(store, SqlitePositionIndex(tmp_path / "index.sqlite", create=True))
+    for other in (faulty, indexed):
+        assert list(await other.read_many([2, 7, 0])) == list(await store.read_many([2, 0]))
+    await indexed.close()
+
+
 # -- finding ----------------------------------------------------------------------------------------------------
 
 
@@ -314,6 +361,8 @@ def matches(row: Row, index: int, what: Selection) -> bool:
         and what.subject in (None, row.subject)
         and what.actor in (None, row.actor)
         and what.type in (None, row.type)
+        and (what.version_from is None or what.version_from <= row.streamversion)
+        and (what.version_until is None or row.streamversion < what.version_until)
         and (what.time_from_us is None or what.time_from_us <= row.time_us)
         and (what.time_until_us is None or row.time_us < what.time_until_us)
         and (what.recorded_until_us is None or row.recordedtime_us < what.recorded_until_us)
@@ -326,6 +375,7 @@ def random_selection(random: Random, rows: list[Row]) -> Selection:
 
     some = random.choices(rows, k=5)
     times = [row.time_us + random.choice((-1, 0, 1)) for row in some] + [0, -(2**70), 2**70]
+    versions = [random.choice(some).streamversion + random.choice((-1, 0, 1)) for _ in range(2)] + [-(2**70), 2**70]
     recorded = [row.recordedtime_us + random.choice((-1, 0, 1)) for row in some] + [0, 2**70]
     return Selection(
         start=random.choice((0, 0, random.randrange(len(rows)), len(rows), 2**70)),
@@ -334,6 +384,8 @@ def random_selection(random: Random, rows: list[Row]) -> Selection:
         subject=maybe([*(row.subject for row in some), "", "none", "%"]),
         actor=maybe([*(row.actor for row in some), "local:none"]),
         type=maybe([*(row.type for row in some), "x.v%"]),
+        version_from=maybe(versions),
+        version_until=maybe(versions),
         time_from_us=maybe(times),
         time_until_us=maybe(times),
         recorded_until_us=maybe(recorded),
@@ -355,6 +407,31 @@ async def test_any_selection_finds_exactly_what_matches(store: EntryStore, seed:
         expected = (expected[::-1] if what.newest_first else expected)[:limit]
         found = list(await store.select(what, limit=limit))
         assert found == expected == list(await oracle.store.select(what, limit=limit)), f"{seed=} {number=} {what}"
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_a_range_of_versions_is_cut_out_of_one_stream_or_of_all(store: EntryStore, newest_first: bool) -> None:
+    """Half-open, like every range; in one stream the versions are the order."""
+    rows = [make_row(n, subject=f"s{n % 3}", version=n // 3 + 1) for n in range(30)]
+    await (await Log.claim(store)).commit(rows)
+
+    async def found(subject: str | None, first: int | None, until: int | None, limit: int = 100) -> list[int]:
+        what = Selection(
+            source="urn:test", subject=subject, version_from=first, version_until=until, newest_first=newest_first
+        )
+        page = [one.index for one in await store.select(what, limit=limit)]
+        return page[::-1] if newest_first else page
+
+    stream = list(range(1, 30, 3))
+    assert await found("s1", None, None) == stream
+    assert await found("s1", 3, 6) == stream[2:5]
+    assert await found("s1", 3, None) == stream[2:]
+    assert await found("s1", None, 3) == stream[:2]
+    assert await found("s1", 3, None, limit=2) == (stream[-2:] if newest_first else stream[2:4])
+    for nothing in ((3, 3), (6, 3), (11, None), (None, 1), (None, -(2**70)), (2**70, None)):
+        assert await found("s1", *nothing) == []
+    assert await found("s1", -(2**70), 2**70) == stream
+    assert await found(None, 3, 5) == list(range(6, 12)), "of every stream"
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -461,12 +538,13 @@ async def test_a_killed_writer_leaves_whole_commits_and_everything_acknowledged(
         rest, _ = await writer.communicate()
     acknowledged = int([*b"".join(lines).split(), *rest.split()][-1])
     store = await durable()
+    log = await Log.claim(store)  # as whoever takes over does: what was still in flight on a server is decided by then
     head = await store.head()
     assert head.size >= acknowledged
     assert head.size in {batch_of(number)[0] for number in range(100_000)}, "a commit is whole or not there"
     rows = rows_of(0, head.size)
     await assert_holds(store, rows, CompactRange.empty().extend(row.leaf_hash for row in rows), head.epoch)
-    await (await Log.claim(store)).commit(rows_of(head.size, head.size + 3))
+    await log.commit(rows_of(head.size, head.size + 3))
 
 
 async def test_everything_is_there_again_after_closing_and_opening(durable: Opener) -> None:

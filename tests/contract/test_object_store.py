@@ -149,6 +149,36 @@ async def test_purging_removes_one_object_for_good_and_nothing_beside_it(objects
     with pytest.raises(ObjectMissing):
         await objects.get("keyring/a")
     assert await keys_of(objects) == ["keyring/a-b", "keyring/a.b", "keyring/a0", "keyring/b"]
+    await objects.purge("keyring")  # a folder is no object
+    assert await keys_of(objects) == ["keyring/a-b", "keyring/a.b", "keyring/a0", "keyring/b"]
+
+
+async def test_what_was_written_deleted_and_written_again_is_purged_and_its_key_is_free(objects: ObjectStore) -> None:
+    """Every version of it, and the marks of deletions between them; what is recorded afterwards is a first version."""
+    for data in (b"first", b"second", b"second"):
+        await objects.put_immutable("keyring/k", data)
+        await objects.delete("keyring/k")
+    tag = await objects.replace("keyring/k", b"third", expected=None)
+    await objects.replace("keyring/k", b"fourth", expected=tag)
+    await objects.purge("keyring/k")
+    with pytest.raises(ObjectMissing):
+        await objects.get("keyring/k")
+    assert await keys_of(objects) == []
+    with pytest.raises(CompareFailed):
+        await objects.replace("keyring/k", b"fifth", expected=tag)
+    await objects.put_immutable("keyring/k", b"other bytes")
+    assert (await objects.get("keyring/k")).data == b"other bytes"
+    await objects.put_immutable("keyring/deleted", b"1")
+    await objects.delete("keyring/deleted")
+    await objects.purge("keyring/deleted")  # there, but not seen any more
+    assert await keys_of(objects) == ["keyring/k"]
+
+
+async def test_many_objects_are_purged_at_once_by_several(objects: ObjectStore) -> None:
+    keys = [f"keyring/{n:02d}" for n in range(20)]
+    await put_all(objects, [*keys, "keyring/kept"])
+    await asyncio.gather(*(objects.purge(key) for key in keys * 2))
+    assert await keys_of(objects) == ["keyring/kept"]
 
 
 async def test_the_store_is_still_there_when_its_last_object_is_gone(objects: ObjectStore) -> None:
@@ -242,7 +272,7 @@ async def test_a_reader_sees_one_whole_version_or_the_other(objects: ObjectStore
 
 @pytest.mark.parametrize("outcome", [Outcome.FAIL_NOT_PERSISTED, Outcome.FAIL_PERSISTED])
 async def test_a_write_that_failed_can_be_repeated(objects: ObjectStore, outcome: Outcome) -> None:
-    failures = {"put_immutable", "replace", "delete"}
+    failures = {"put_immutable", "replace", "delete", "purge"}
 
     def hook(operation: str, key: str) -> Outcome:
         if operation not in failures:
@@ -275,6 +305,12 @@ async def test_a_write_that_failed_can_be_repeated(objects: ObjectStore, outcome
     assert ("old" in await keys_of(objects)) != persisted
     await faulty.delete("old")
     assert await keys_of(objects) == ["head", "tile"]
+
+    with pytest.raises(StoreUnavailable):
+        await faulty.purge("tile")
+    assert ("tile" in await keys_of(objects)) != persisted
+    await faulty.purge("tile")
+    assert await keys_of(objects) == ["head"]
     assert not failures
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,11 @@ import pytest
 
 from ledger.auditor import Check, Outcome, ReplaySettings, audit_rows, replay
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, parse_checkpoint
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.core.merkle import CompactRange, leaf_hash
 from ledger.store.base import ObjectStore
 from ledger.store.memory import MemoryEntryStore
+from ledger.store.place import PostgresPlace
 from ledger.store.postgres import PostgresEntryStore
 from ledger.store.sqlite import SqliteEntryStore
 from tests.support.ledgers import append
@@ -172,6 +173,7 @@ WHOLE: dict[str, tuple[str, str]] = {
     "the head's size and tree do not agree": ("UPDATE head SET size = size - 1", "head"),
     "the head's tree": ("UPDATE head SET frontier = zeroblob(length(frontier))", "head"),
     "the head's recorded time": ("UPDATE head SET recorded_us = recorded_us + 1", "head"),
+    "the head is gone": ("DELETE FROM head", "head"),
     "the checkpoint's size": ("UPDATE checkpoint SET size = size - 1", CHECKPOINT),
     "the checkpoint's root": ("UPDATE checkpoint SET root = zeroblob(32)", CHECKPOINT),
     "the checkpoint's note": ("UPDATE checkpoint SET note = x'00'", CHECKPOINT),
@@ -223,52 +225,158 @@ async def test_a_database_rebuilt_in_itself_around_a_forged_entry_is_caught(ledg
     assert {finding.key for check in checks for finding in check.findings} >= {"entry 200"}
 
 
-POSTGRES: dict[str, tuple[str, str]] = {
-    "entry": ("UPDATE entry SET data = data || '\\x20' WHERE position = 7", "entry 7"),
-    "leaf": ("UPDATE entry SET leaf = decode(repeat('00', 32), 'hex') WHERE position = 8", "entry 8"),
-    "subject": ("UPDATE entry SET subject = 'forged' WHERE position = 9", "entry 9"),
-    "type and actor": ("UPDATE entry SET type = 'x', actor = 'y' WHERE position = 256", "entry 256"),
-    "times": ("UPDATE entry SET time_us = 0, recorded_us = 0 WHERE position = 301", "entry 301"),
-    "deleted": ("DELETE FROM entry WHERE position = 100", "entry 100"),
-    "beyond the end": ("UPDATE entry SET position = 400 WHERE position = 319", "entry 400"),
-    "head": ("UPDATE head SET size = size - 1", "head"),
-    "checkpoint": ("UPDATE checkpoint SET size = size - 1", CHECKPOINT),
+# -- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+TABLES = ("entry", "head", "checkpoint")
+PostgresEdit = Callable[["asyncpg.Connection[asyncpg.Record]", int], Awaitable[object]]
+
+
+def run_sql(sql: str) -> PostgresEdit:
+    """One statement; $1 is the entry's index."""
+    return lambda db, index: db.execute(sql, index)
+
+
+def replace_there(change: Callable[[bytes], bytes], *, hashed: bool) -> PostgresEdit:
+    """As `replace_entry`."""
+
+    async def edit(db: asyncpg.Connection[asyncpg.Record], index: int) -> None:
+        changed = change(await db.fetchval("SELECT data FROM entry WHERE position = $1", index))
+        await db.execute("UPDATE entry SET data = $2 WHERE position = $1", index, changed)
+        if hashed:
+            await db.execute("UPDATE entry SET leaf = $2 WHERE position = $1", index, leaf_hash(changed))
+
+    return edit
+
+
+async def swap_there(db: asyncpg.Connection[asyncpg.Record], index: int) -> None:
+    for old, new in ((index, -1), (index - 1, index), (-1, index - 1)):
+        await db.execute("UPDATE entry SET position = $2 WHERE position = $1", old, new)
+
+
+POSTGRES_EDITS: dict[str, PostgresEdit] = {
+    "entry": replace_there(_other_data, hashed=False),
+    "entry and its hash": replace_there(_other_data, hashed=True),
+    "entry, no JSON any more": replace_there(lambda data: data[:-1], hashed=True),
+    "entry, not canonical": replace_there(lambda data: data.replace(b":", b": ", 1), hashed=True),
+    "leaf": run_sql("UPDATE entry SET leaf = decode(repeat('00', 32), 'hex') WHERE position = $1"),
+    "id": run_sql("UPDATE entry SET id = 'forged' WHERE position = $1"),
+    "subject": run_sql("UPDATE entry SET subject = 'forged' WHERE position = $1"),
+    "version": run_sql("UPDATE entry SET version = 7777 WHERE position = $1"),
+    "source": run_sql("UPDATE entry SET source = 'urn:forged' WHERE position = $1"),
+    "type": run_sql("UPDATE entry SET type = 'forged.v1' WHERE position = $1"),
+    "actor": run_sql("UPDATE entry SET actor = 'local:mallory' WHERE position = $1"),
+    "time": run_sql("UPDATE entry SET time_us = time_us + 1 WHERE position = $1"),
+    "recorded time": run_sql("UPDATE entry SET recorded_us = recorded_us + 1 WHERE position = $1"),
+    "deleted": run_sql("DELETE FROM entry WHERE position = $1"),
+    "swapped": swap_there,
 }
+POSTGRES_WHOLE: dict[str, tuple[str, str]] = {
+    "a name that many rows share": ("UPDATE entry SET actor = 'x' WHERE actor = 'local:test'", "entry 1"),
+    "the head's size, less": (
+        f"UPDATE head SET size = {PUBLISHED - 44}, frontier = substr(frontier, 1, 32)", "head"
+    ),
+    "the head's size and tree do not agree": ("UPDATE head SET size = size - 1", "head"),
+    "the head's tree": ("UPDATE head SET frontier = decode(repeat('00', length(frontier)), 'hex')", "head"),
+    "the head's recorded time": ("UPDATE head SET recorded_us = recorded_us + 1", "head"),
+    "the head is gone": ("DELETE FROM head", "head"),
+    "the checkpoint's size": ("UPDATE checkpoint SET size = size - 1", CHECKPOINT),
+    "the checkpoint's root": ("UPDATE checkpoint SET root = decode(repeat('00', 32), 'hex')", CHECKPOINT),
+    "the checkpoint's note": ("UPDATE checkpoint SET note = decode('00', 'hex')", CHECKPOINT),
+    "the checkpoint's signature": (
+        "UPDATE checkpoint SET note = convert_to(replace(convert_from(note, 'UTF8'), 'A', 'B'), 'UTF8')", CHECKPOINT
+    ),
+    "the checkpoint is gone": ("DELETE FROM checkpoint", CHECKPOINT),
+    "the checkpoint is another log's": ("UPDATE checkpoint SET origin = 'example.test/other'", CHECKPOINT),
+    "an entry beyond the end": (
+        f"INSERT INTO entry SELECT {SIZE + 5}, data, leaf, source, 'x', subject, 999, type, actor, time_us, recorded_us"
+        " FROM entry WHERE position = 5", f"entry {SIZE + 5}"
+    ),
+    "an entry moved beyond the end": ("UPDATE entry SET position = 400 WHERE position = 319", "entry 400"),
+}  # fmt: skip
 
 
-async def test_edits_of_postgresql_are_named_too(ledger: Ledger, postgres: PostgresServer) -> None:
+@pytest.fixture(scope="module")
+def place(ledger: Ledger, postgres: PostgresServer) -> PostgresPlace:
+    """The same ledger in PostgreSQL, with a copy of every table to take edits back from."""
+    return asyncio.run(_fill(ledger, postgres.place("tamper_rows")))
+
+
+async def _fill(ledger: Ledger, place: PostgresPlace) -> PostgresPlace:
     whole = await SqliteEntryStore.open(ledger.file)
     rows, head, last = await whole.rows(0, SIZE), await whole.head(), await whole.last_checkpoint(ORIGIN)
     await whole.close()
     assert last is not None
-    place = postgres.place("tamper_rows")
     store = await PostgresEntryStore.open(place, create=True)
-    edits = await asyncpg.connect(
+    try:
+        epoch = await store.claim()
+        await store.commit(rows, expected_size=0, frontier=head.frontier, epoch=epoch)
+        await store.record_checkpoint(last, expected_size=None, epoch=epoch)
+    finally:
+        await store.close()
+    db = await _connect(place)
+    for table in TABLES:
+        await db.execute(f"CREATE TABLE {table}_kept AS TABLE {table}")
+    await db.close()
+    return place
+
+
+async def _connect(place: PostgresPlace) -> asyncpg.Connection[asyncpg.Record]:
+    return await asyncpg.connect(
         host=place.host,
         port=place.port,
         user=place.user,
         database=place.database,
         server_settings={"search_path": place.schema},
     )
+
+
+async def audit_edited_there(
+    ledger: Ledger, place: PostgresPlace, edits: Sequence[tuple[PostgresEdit, int]]
+) -> list[dict[str, Check]]:
+    """What the audit finds after each edit; every one is taken back before the next."""
+    store, db = await PostgresEntryStore.open(place), await _connect(place)
+    found: list[dict[str, Check]] = []
     try:
-        epoch = await store.claim()
-        await store.commit(rows, expected_size=0, frontier=head.frontier, epoch=epoch)
-        await store.record_checkpoint(last, expected_size=None, epoch=epoch)
-        for name, (sql, key) in POSTGRES.items():
-            for edit, expected in ((None, None), (sql, key)):
-                # Every edit is taken back; the store reads on connections of its own, so it has to be committed first.
-                if edit is not None:
-                    await edits.execute(f"CREATE TABLE kept AS TABLE {_table(sql)}; {sql}")
+        for edit, index in edits:
+            try:
+                await edit(db, index)
                 checks = await audit_rows(store, ledger.published, ledger.opened, ledger.replicas.log)
-                found = {finding.key for check in checks for finding in check.findings}
-                assert (expected in found) if expected else not found, f"{name}: {found}"
-            await edits.execute(
-                f"TRUNCATE {_table(sql)}; INSERT INTO {_table(sql)} SELECT * FROM kept; DROP TABLE kept"
-            )
+                found.append({check.name: check for check in checks})
+            finally:
+                for table in TABLES:
+                    await db.execute(f"TRUNCATE {table}; INSERT INTO {table} SELECT * FROM {table}_kept")
     finally:
-        await edits.close()
+        await db.close()
         await store.close()
+    return found
 
 
-def _table(sql: str) -> str:
-    return next(table for table in ("entry", "head", "checkpoint") if f" {table} " in sql)
+@pytest.mark.parametrize("name", POSTGRES_EDITS)
+async def test_an_edited_row_of_postgresql_is_named(ledger: Ledger, place: PostgresPlace, name: str) -> None:
+    indexes = (1, 256, PUBLISHED - 1, PUBLISHED + 1, SIZE - 1)
+    found = await audit_edited_there(ledger, place, [(POSTGRES_EDITS[name], index) for index in indexes])
+    for index, checks in zip(indexes, found, strict=True):
+        only_told_by_the_tree = index >= PUBLISHED and name in ("entry and its hash", "swapped")
+        assert ("head" if only_told_by_the_tree else f"entry {index}") in named(checks), checks
+
+
+@pytest.mark.parametrize("name", POSTGRES_WHOLE)
+async def test_an_edit_of_what_is_not_a_row_of_an_entry_is_named_in_postgresql_too(
+    ledger: Ledger, place: PostgresPlace, name: str
+) -> None:
+    sql, key = POSTGRES_WHOLE[name]
+    (checks,) = await audit_edited_there(ledger, place, [(lambda db, index: db.execute(sql), 0)])
+    assert key in named(checks), checks
+
+
+async def test_what_was_not_edited_passes_in_postgresql_too(ledger: Ledger, place: PostgresPlace) -> None:
+    async def nothing(db: asyncpg.Connection[asyncpg.Record], index: int) -> None:
+        return None
+
+    (checks,) = await audit_edited_there(ledger, place, [(nothing, 0)])
+    assert [check.outcome for check in checks.values()] == [Outcome.PASSED] * 3, checks
+
+
+def test_both_campaigns_make_the_same_edits() -> None:
+    """Only what SQLite keeps in two tables can be edited in one of them alone."""
+    assert {name for name in EDITS if not name.endswith("only")} == set(POSTGRES_EDITS)

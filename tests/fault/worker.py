@@ -27,7 +27,7 @@ from pathlib import Path
 
 from cli.system import SystemClock, nonce
 from ledger.core.checkpoint import origin_prefix
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.core.policy import Policy, make_policy
 from ledger.keyring import KEYRING
 from ledger.publisher import Publisher

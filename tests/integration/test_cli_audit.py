@@ -8,11 +8,13 @@ import sqlite3
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ledger.core.checkpoint import origin_prefix
-from tests.support.cli import SOURCE, Jinshi, events, import_areas, ledger_in
+from ledger.keyring.data import asset_key_name
+from tests.support.cli import PASSPHRASE, SOURCE, Jinshi, contents, events, import_areas, ledger_in
 
 VOID = {"meta"}
 
@@ -86,7 +88,7 @@ def test_a_whole_ledger_passes_and_says_what_was_not_checked_and_why(whole: Jins
     assert report["passed"]
     found = outcomes(report)
     assert {name for name, outcome in found.items() if outcome == "not run"} == {
-        "cosignatures", "content references", "successions",
+        "cosignatures", "content references", "successions", "erasure statements",
     }  # fmt: skip
     assert found["sealed data, opened"] == found["registers"] == found["database rows"] == "passed"
     assert all(check["detail"] for check in report["checks"])
@@ -108,6 +110,121 @@ def test_a_site_is_audited_with_a_trust_policy_alone(jinshi: Jinshi) -> None:
     (copy_of_text / "checkpoint").unlink()
     refused = auditor("audit", "--from", site(jinshi), "--policy", policy, "--json", code=3).json
     assert outcomes(refused) == {"checkpoint": "failed", "everything else": "not run"}
+
+
+def test_the_custodians_open_and_rebuild_a_site_with_nothing_else_left(jinshi: Jinshi) -> None:
+    """No ledger, no passphrase of its own, no key-encryption key: a site, a policy and the recovery key."""
+    policy, key = jinshi.directory / "auditor.policy", jinshi.directory / "台账-keys" / "recovery.key"
+    shutil.copy(jinshi.directory / "台账" / "trust.policy", policy)
+    shutil.rmtree(jinshi.directory / "台账")
+    secret = jinshi.directory / "recovery.passphrase"
+    secret.write_text(PASSPHRASE, "utf-8")
+    auditor = jinshi.at(None).with_environment(JINSHI_PASSPHRASE=None)
+    opening = ("--open", "--registers", "--recovery-key", key, "--recovery-passphrase-file", secret)
+    place = ("audit", "--from", site(jinshi), "--policy", policy)
+    before = contents(site(jinshi))
+    report = auditor(*place, *opening, "--json").json
+    assert outcomes(report)["sealed data, opened"] == outcomes(report)["registers"] == "passed"
+    details = {check["name"]: check["detail"] for check in report["checks"]}
+    assert details["registers"].startswith("2 editions rebuilt")
+    assert contents(site(jinshi)) == before, "nothing is written to what is audited"
+    closed = auditor(*place, "--registers", "--json").json
+    assert outcomes(closed)["sealed data, opened"] == outcomes(closed)["registers"] == "not run"
+    secret.write_text("wrong", "utf-8")
+    assert "passphrase" in auditor(*place, *opening, code=2).stderr
+
+
+def test_the_recovery_key_of_another_ledger_is_no_sign_of_tampering(jinshi: Jinshi, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    ledger_in(tmp_path / "other")
+    other = tmp_path / "other" / "台账-keys" / "recovery.key"
+    refused = jinshi("audit", "--site", "remote", "--open", "--recovery-key", other, code=2)
+    assert "the recovery key is not this ledger's" in refused.stderr
+
+
+def test_a_named_site_is_opened_with_the_ledgers_own_key_and_says_what_does_not_open(jinshi: Jinshi) -> None:
+    report = jinshi("audit", "--site", "remote", "--open", "--registers", "--json").json
+    assert outcomes(report)["sealed data, opened"] == outcomes(report)["registers"] == "passed"
+    (wrap,) = (copy_of(jinshi) / "keyring").glob(f"{asset_key_name(SOURCE).name}-*.file-*")
+    wrap.unlink()
+    failed = jinshi("audit", "--site", "remote", "--open", "--json", code=3).json
+    (check,) = [one for one in failed["checks"] if one["outcome"] == "failed"]
+    assert check["name"] == "sealed data, opened"
+    assert check["findings"][0]["what"] == "its key cannot be opened with what is at hand"
+    assert check["more"] > 0
+    key = jinshi.directory / "台账-keys" / "recovery.key"
+    recovered = jinshi("audit", "--site", "remote", "--open", "--registers", "--recovery-key", key, "--json").json
+    assert outcomes(recovered)["sealed data, opened"] == outcomes(recovered)["registers"] == "passed"
+
+
+def test_what_cannot_be_rebuilt_is_not_said_to_open(jinshi: Jinshi) -> None:
+    (copy_of(jinshi) / "tile" / "entries" / "000").unlink()
+    report = jinshi("audit", "--site", "remote", "--open", "--registers", "--json", code=3).json
+    assert outcomes(report)["entries"] == "failed"
+    assert outcomes(report)["sealed data, opened"] == outcomes(report)["registers"] == "not run"
+
+
+# -- recording --------------------------------------------------------------------------------------------------------
+
+
+def recorded(jinshi: Jinshi, index: int) -> dict[str, Any]:
+    (line,) = jinshi("log", "--type", "ledger.audited.v1", "--all", "--json").json_lines[-1:]
+    assert line["index"] == index
+    data: dict[str, Any] = line["entry"]["data"]
+    return data
+
+
+def test_an_audit_is_recorded_in_the_ledger_with_what_was_checked_and_what_was_not(jinshi: Jinshi) -> None:
+    ran = jinshi("audit", "--record", "--json").json
+    data = recorded(jinshi, ran["index"])
+    assert ran["index"] == ran["size"], "it stands right after what it speaks of"
+    assert (data["format"], data["site"], data["passed"]) == (1, None, True)
+    assert (data["size"], data["root"]) == (ran["size"], ran["root"])
+    assert outcomes(data) == outcomes(ran)
+    assert "recorded  entry" in jinshi("audit", "--site", "remote", "--record").out
+    assert jinshi("audit", "--json").json["passed"], "the record of an audit is an entry like any other"
+
+
+def test_what_was_found_at_a_site_is_recorded_in_bounds(jinshi: Jinshi) -> None:
+    for bundle in ("000", "001.p/170"):
+        file = next((copy_of(jinshi) / "tile" / "entries").glob(f"{bundle.partition('.')[0]}*"))
+        file = next(file.rglob("*")) if file.is_dir() else file
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    ran = jinshi("audit", "--site", "remote", "--record", "--json", code=3).json
+    data = recorded(jinshi, ran["index"])
+    assert (data["site"], data["passed"]) == ("remote", False)
+    (check,) = [one for one in data["checks"] if one["name"] == "entries"]
+    assert {"tile/entries/000"} <= {one["key"] for one in check["findings"]}
+
+
+def test_nothing_is_recorded_in_a_ledger_that_failed_its_own_audit(jinshi: Jinshi) -> None:
+    database = sqlite3.connect(jinshi.directory / "台账" / "ledger.sqlite")
+    database.execute("UPDATE record SET subject = 'forged' WHERE position = 5")
+    database.commit()
+    database.close()
+    before = jinshi("status", "--json").json["tree_size"]
+    ran = jinshi("audit", "--record", "--json", code=3)
+    assert ran.json["index"] is None
+    assert "it is not recorded" in ran.stderr
+    assert jinshi("status", "--json").json["tree_size"] == before
+
+
+def test_what_was_found_is_said_also_when_it_cannot_be_recorded(
+    jinshi: Jinshi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.recording.LOCK_WAIT_S", 0.0)
+    with jinshi.start("append", "--json") as writer:
+        assert writer.stdin
+        assert writer.stdout
+        writer.stdin.write(events(1, first=1_000))
+        writer.stdin.flush()
+        assert writer.stdout.readline()
+        refused = jinshi("audit", "--site", "remote", "--record", "--json", code=4)
+        assert f"pid {writer.pid}" in refused.stderr
+        assert refused.json["passed"]
+        assert refused.json["index"] is None
+        writer.stdin.close()
+        assert writer.wait() == 0
 
 
 def test_what_was_changed_at_a_site_is_named_in_every_form_of_the_report(jinshi: Jinshi) -> None:
@@ -148,8 +265,22 @@ def test_nothing_is_written_to_what_is_audited(jinshi: Jinshi) -> None:
 
 
 def test_options_that_make_no_sense_together_are_refused(whole: Jinshi) -> None:
-    for wrong in (["--site", "remote", "--from", "x"], ["--origin", "x"], ["--site", "remote", "--open"]):
-        whole("audit", *wrong, code=2)
+    policy = whole.directory / "台账" / "trust.policy"
+    place = ["--from", site(whole), "--policy", policy]
+    for wrong, why in (
+        (["--site", "remote", "--from", "x"], "two places"),
+        (["--origin", "x"], "--from PATH"),
+        (["--from", site(whole)], "--policy FILE"),
+        ([*place, "--record"], "there is no ledger to record it in"),
+        ([*place, "--open"], "--recovery-key FILE"),
+        (["--recovery-key", policy], "add --open"),
+        (["--site", "remote", "--recovery-passphrase-file", policy], "add --open"),
+        (["--open", "--recovery-key", whole.directory / "nothing.key"], "nothing.key"),
+    ):
+        assert why in whole("audit", *wrong, code=2).stderr
+    wrong_passphrase = whole.with_environment(JINSHI_PASSPHRASE="wrong")
+    for options in (["--open"], ["--record"], ["--site", "remote", "--open"]):
+        assert "passphrase" in wrong_passphrase("audit", *options, code=2).stderr
 
 
 # -- evidence ---------------------------------------------------------------------------------------------------------

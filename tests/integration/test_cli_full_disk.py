@@ -6,47 +6,21 @@ On a file system of its own where mounting one is permitted, and under a limit o
 from __future__ import annotations
 
 import resource
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support.cli import DIVISIONS, EDITIONS, SOURCE, Jinshi, contents, events, import_areas, ledger_in
+from tests.support.disks import Disk, small_disk
 
-DISK_SIZE = 12 * 2**20
 AREAS = ("import", DIVISIONS / EDITIONS[0] / "areas.csv", "--source", SOURCE, "--key", "code", "--edition", EDITIONS[0])
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A small file system that can be filled."""
-
-    root: Path
-
-    def fill(self, left: int) -> None:
-        """Leave only so many bytes."""
-        free = shutil.disk_usage(self.root).free
-        with (self.root / "filler").open("wb") as file:
-            file.write(bytes(max(0, free - left)))
-
-    def free(self) -> None:
-        (self.root / "filler").unlink()
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    root = tmp_path / "盘"
-    root.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_SIZE}", "tmpfs", str(root)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs root here")
-    try:
-        yield Disk(root)
-    finally:
-        subprocess.run(["umount", "--lazy", str(root)], check=True)
+    with small_disk(tmp_path / "盘") as disk:
+        yield disk
 
 
 LEFT = pytest.mark.parametrize("left", [0, 50_000, 300_000], ids="{}-left".format)

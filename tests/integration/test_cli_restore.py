@@ -332,7 +332,7 @@ def test_a_drill_from_a_site_that_is_away_fails_and_is_recorded(jinshi: Jinshi, 
 def test_a_drill_says_what_it_found_also_when_it_cannot_be_recorded(
     jinshi: Jinshi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.commands.drill.LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr("cli.recording.LOCK_WAIT_S", 0.0)
     with jinshi.start("append", "--json") as writer:
         assert writer.stdin
         assert writer.stdout

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from eventsourcing.persistence import (
 from eventsourcing.projection import ProjectionRunner
 
 from ledger.core.checkpoint import origin_prefix, parse_checkpoint
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.files import hold_lock
 from ledger.persistence import (
     LedgerApplicationRecorder,
@@ -141,7 +140,7 @@ async def test_on_a_loop_an_application_saves_without_keeping_it_waiting(root: P
 
 async def test_code_on_the_ledgers_own_loop_saves_with_await_and_the_synchronous_save_says_so(root: Path) -> None:
     store = await open_store(root)
-    async with Sequencer(store, FixedClock()) as sequencer, share_ledger(root, store, sequencer):
+    async with Sequencer(store, FixedClock()) as sequencer, share_ledger(root, store, sequencer, sealer=None):
         app = Boxes(env=environment(root))
         box = Box()
         await save(app, box)
@@ -453,6 +452,7 @@ def test_a_ledger_that_another_process_writes_is_refused_with_one_line(root: Pat
         ({"JINSHI_LEDGER": "/nowhere"}, "jinshi init"),
         ({"JINSHI_EVENT_NAMES": "no_such_module"}, "no_such_module"),
         ({"JINSHI_SIGNER": "no_such_module:signer"}, "JINSHI_SIGNER"),
+        ({"JINSHI_CUSTODY": "no_such_module:custody"}, "JINSHI_CUSTODY"),
         ({"ORIGINATOR_ID_TYPE": "number"}, "uuid or text"),
     ],
 )
@@ -617,20 +617,25 @@ def test_a_signer_with_another_key_is_refused_before_anything_is_written(root: P
 # -- the example --
 
 
-def test_the_example_runs_and_its_events_read_back_as_plain_cloudevents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("mode", ["sealed", "public"])
+def test_the_example_runs_signed_and_its_events_read_back_as_plain_cloudevents(tmp_path: Path, mode: str) -> None:
     jinshi = Jinshi(tmp_path, tmp_path / "permits")
-    jinshi("init", tmp_path / "permits")
-    jinshi("source", "declare", "urn:jinshi:app:Approvals", "--public")
-    monkeypatch.setenv("JINSHI_LEDGER", str(tmp_path / "permits"))
-    monkeypatch.setenv("PERSISTENCE_MODULE", "ledger.persistence")
-    capsys.readouterr()
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
-    assert capsys.readouterr().out == "revoked applied\n"
-    gc.collect()
+    jinshi("init", tmp_path / "permits", "--sealed")
+    if mode == "public":
+        jinshi("source", "declare", "urn:jinshi:app:Approvals", "--public")
+    given = {**jinshi.environ(), "PERSISTENCE_MODULE": "ledger.persistence"}
+    done = subprocess.run([sys.executable, EXAMPLE], env=given, cwd=tmp_path, capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"revoked applied\n", b"")
     shown = jinshi("log", "--source", "urn:jinshi:app:Approvals", "--json").json_lines
-    events = [JSONFormat().read(CloudEvent, json.dumps(line["entry"])) for line in shown]
+    entries = [line["entry"] for line in shown]
+    assert [("keyid" in entry, "data" in entry) for entry in entries] == [(mode == "sealed", mode == "public")] * 4
+    if mode == "sealed":
+        sealed = ("keyid", "data_base64")
+        entries = [
+            {**{name: value for name, value in line["entry"].items() if name not in sealed}, **line["unsealed"]}
+            for line in shown
+        ]
+    events = [JSONFormat().read(CloudEvent, json.dumps(entry)) for entry in entries]
     assert [one.get_type() for one in events] == [
         "approvals.permit.applied.v1",
         "approvals.permit.applied.v1",
@@ -640,6 +645,8 @@ def test_the_example_runs_and_its_events_read_back_as_plain_cloudevents(
     first = events[0].get_data()
     assert first["matter"] == "食品经营许可"
     assert first["originator_topic"] == "approvals.permit"
-    assert [line["entry"]["actor"] for line in shown][2:] == ["officer:王敏", "officer:李强"]
+    assert [entry["actor"] for entry in entries][2:] == ["officer:王敏", "officer:李强"]
+    status = jinshi("status", "--json").json
+    assert status["published_size"] == status["tree_size"], "what was recorded was signed"
     jinshi("replicate", "--once")
     jinshi("verify")

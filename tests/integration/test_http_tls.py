@@ -92,6 +92,19 @@ async def test_whoever_cannot_show_a_good_certificate_does_not_come_in(
             assert (await post(good, url, "2")).status_code == 201
 
 
+async def test_a_certificate_that_expires_ends_the_connection_it_opened(authority: Authority) -> None:
+    clerk = authority.issue("clerk", ends_in=timedelta(seconds=4))
+    async with tls_server(authority) as (url, store), client_of(authority, clerk) as client:
+        assert (await post(client, url, "1")).status_code == 201
+        async with client.stream("GET", f"{url}/events/stream") as stream:  # one that would go on for an hour
+            with pytest.raises(httpx.RemoteProtocolError):
+                async for _ in stream.aiter_lines():
+                    pass
+        with pytest.raises(httpx.TransportError):
+            await post(client, url, "2")
+        assert (await store.head()).size == 2
+
+
 async def test_old_tls_is_not_spoken(authority: Authority) -> None:
     server = authority.issue("server", server=True)
     context = server_context(TlsFiles(server.certificate, server.key, authority.file))

@@ -13,11 +13,11 @@ import asyncpg
 import pytest
 
 from cli.system import SystemClock
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.core.merkle import CompactRange
 from ledger.errors import Fenced, InvalidRequest, StoreUnavailable
 from ledger.sequencer import Sequencer
-from ledger.store.postgres import PostgresEntryStore, PostgresPlace
+from ledger.store.postgres import ONE_STATEMENT_MAX, PostgresEntryStore, PostgresPlace
 from tests.support.ledgers import ACTOR, event
 from tests.support.postgres import PostgresServer
 
@@ -121,12 +121,17 @@ async def losing_the_answer_to(word: bytes, place: PostgresPlace) -> AsyncIterat
         await asyncio.gather(*busy, return_exceptions=True)
 
 
-@pytest.mark.parametrize("word", [b"BEGIN; UPDATE", b"COMMIT"], ids=["nothing was committed", "it was committed"])
+@pytest.mark.parametrize(
+    ("size", "word"),
+    [(2, b'"id":"e1"'), (ONE_STATEMENT_MAX + 1, b"BEGIN; UPDATE"), (ONE_STATEMENT_MAX + 1, b"COMMIT")],
+    ids=["one statement, committed", "COPY, nothing committed", "COPY, committed"],
+)
 async def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_repeated(
-    postgres: PostgresServer, word: bytes
+    postgres: PostgresServer, size: int, word: bytes
 ) -> None:
     place = fresh(postgres)
     direct = await PostgresEntryStore.open(place, create=True)
+    batch = [event(number) for number in range(1, size + 1)]
     async with losing_the_answer_to(word, place) as (proxied, armed):
         store = await PostgresEntryStore.open(proxied)
         async with Sequencer(store, SystemClock()) as sequencer:
@@ -134,14 +139,14 @@ async def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_repeated(
             armed.set()
             for _ in range(2):  # the first may be answered or not; the second says where the event is
                 with suppress(StoreUnavailable):
-                    second = await sequencer.append([event(1), event(2)], actor=ACTOR)
+                    second = await sequencer.append(batch, actor=ACTOR)
             assert not armed.is_set(), "the line was cut"
-            third = await sequencer.append([event(3)], actor=ACTOR)
+            third = await sequencer.append([event(size + 1)], actor=ACTOR)
             again = await sequencer.append([event(1)], actor=ACTOR)
-        assert [one.index for one in (*first, *second, *third)] == [0, 1, 2, 3]
+        assert [one.index for one in (*first, *second, *third)] == list(range(size + 2))
         assert (again[0].index, again[0].duplicate) == (1, True)
         await store.close()
-    await assert_whole(direct, {f"e{number}": number for number in range(4)})
+    await assert_whole(direct, {f"e{number}": number for number in range(size + 2)})
     await direct.close()
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from ledger.capture.exporter import check_editions, export_register, registers
 from ledger.capture.importer import Imported, Request, import_edition, recorded
-from ledger.core.entry import Event, decode_entry
+from ledger.core.entry import decode_entry
+from ledger.core.event import Event
 from ledger.errors import EditionConflict, IdConflict, InvalidRequest, MalformedCsv, StoreUnavailable, Tampered
 from ledger.reader import Reader
 from ledger.sequencer import Sequencer

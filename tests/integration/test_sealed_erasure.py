@@ -186,3 +186,25 @@ def test_without_the_right_passphrase_what_is_sealed_stays_closed(jinshi: Jinshi
         assert "does not open" in wrong(*arguments, code=2).stderr
     jinshi("verify")
     assert jinshi("export", "--source", SOURCE).out == REGISTER
+
+
+def test_an_audit_holds_a_site_to_what_it_says_of_an_erasure(jinshi: Jinshi) -> None:
+    remote = sites(jinshi) / "remote"
+    (keyring,) = remote.glob("*/keyring")
+    before = {path.name: path.read_bytes() for path in keyring.iterdir()}
+    erase(jinshi, "r-1")
+    jinshi("replicate", "--once")
+    jinshi("replicate", "--once")  # what the sites said has been recorded, and is shipped now
+    for options in (["--site", "remote"], []):
+        report = jinshi("audit", *options, "--open", "--registers", "--json").json
+        checks = {check["name"]: check for check in report["checks"]}
+        assert checks["erasure statements"]["outcome"] == "passed"
+        assert checks["erasure statements"]["detail"].startswith("2 recorded")
+        assert "1 more are erased" in checks["sealed data, opened"]["detail"]
+        assert "1 more hold erased records and cannot be compared" in checks["registers"]["detail"]
+    (gone,) = {name for name in before if name.startswith("subject-") and "." not in name} - keys_at(remote)
+    (keyring / gone).write_bytes(before[gone])
+    report = jinshi("audit", "--site", "remote", "--json", code=3).json
+    (failed,) = [check for check in report["checks"] if check["outcome"] == "failed"]
+    assert failed["name"] == "erasure statements"
+    assert failed["findings"] == [{"key": f"keyring/{gone}", "what": "the site says that it is gone, and it is there"}]

@@ -7,22 +7,28 @@ import json
 import os
 import signal
 import ssl
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
+from cli.config import Environment
 from cli.serve import bound
+from cli.system import SystemClock
+from cli.wiring import load_mirror_key, open_ledger
 from ledger.core.entry import decode_entry
-from ledger.errors import InvalidRequest, Unavailable
+from ledger.core.note import parse_note
+from ledger.core.proof import parse_receipt
+from ledger.errors import InvalidRequest, Tampered, Unavailable
 from ledger.http.receive import STRUCTURED
+from ledger.store.memory import MemoryObjectStore
+from replication.mirror import Mirror
 from tests.support.certificates import Authority
-from tests.support.cli import Jinshi
+from tests.support.cli import PASSPHRASE, Jinshi
 from tests.support.http_api import structured
+from tests.support.serving import serving
 
 JSON_TYPE = {"content-type": STRUCTURED}
 
@@ -33,20 +39,6 @@ def jinshi(tmp_path: Path) -> Jinshi:
     command = Jinshi(tmp_path)
     command("init", tmp_path / "ledger")
     return command.at(tmp_path / "ledger")
-
-
-@contextmanager
-def serving(jinshi: Jinshi, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A server on a free port, and its URL; killed when it still runs at the end."""
-    process = jinshi.start("serve", "--listen", "127.0.0.1:0", *options, stderr=subprocess.DEVNULL)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline().decode()
-        assert " at http" in line, line
-        yield process, line.rsplit(" ", 1)[1].strip()
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -76,6 +68,89 @@ def test_sites_are_kept_up_to_date_and_receipts_carry_their_cosignatures(jinshi:
         (tmp_path / "r.entry").write_bytes(client.get(f"/events/{index}").content)
     policy = tmp_path / "ledger" / "trust.policy"
     jinshi("verify", tmp_path / "r.tlog-proof", "--entry", tmp_path / "r.entry", "--policy", policy)
+
+
+def test_a_cosigned_receipt_is_answered_with_the_event_and_verifies_offline(jinshi: Jinshi, tmp_path: Path) -> None:
+    # The sites are looked at once a minute only: what wakes them is the publish.
+    with serving(jinshi, "--every", "60") as (_, url), httpx.Client(base_url=url, timeout=30) as client:
+        for number, how in enumerate(
+            ({"params": {"receipt": "cosigned"}}, {"headers": {"prefer": "receipt=cosigned"}})
+        ):
+            headers = {**JSON_TYPE, **how.get("headers", {})}
+            body = structured(str(number))
+            answer = client.post("/events", content=body, headers=headers, params=how.get("params"))
+            assert answer.status_code == 201, answer.text
+            (tmp_path / "r.tlog-proof").write_text(answer.json()["receipt"])
+            (tmp_path / "r.entry").write_bytes(client.get(f"/events/{answer.json()['index']}").content)
+            policy = tmp_path / "ledger" / "trust.policy"
+            jinshi("verify", tmp_path / "r.tlog-proof", "--entry", tmp_path / "r.entry", "--policy", policy)
+
+
+async def test_a_quorum_of_all_sites_is_met_while_events_keep_coming(jinshi: Jinshi, tmp_path: Path) -> None:
+    policy = tmp_path / "ledger" / "trust.policy"
+    policy.write_bytes(policy.read_bytes().replace(b"group sites 1 ", b"group sites 2 "))
+    with serving(jinshi, "--every", "60") as (_, url):
+
+        async def post(client: httpx.AsyncClient, id_: str) -> int:
+            answer = await client.post(
+                "/events", content=structured(id_), headers=JSON_TYPE, params={"receipt": "cosigned"}
+            )
+            return answer.status_code
+
+        async def one_after_another(client: httpx.AsyncClient, who: int) -> list[int]:
+            return [await post(client, f"{who}-{number}") for number in range(12)]
+
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+            turns = await asyncio.gather(*(one_after_another(client, who) for who in range(8)))
+        assert [status for turn in turns for status in turn] == [201] * 96
+
+
+async def test_a_mirror_that_runs_elsewhere_counts_in_the_quorum(jinshi: Jinshi, tmp_path: Path) -> None:
+    policy = tmp_path / "ledger" / "trust.policy"
+    policy.write_bytes(policy.read_bytes().replace(b"group sites 1 ", b"group sites 2 "))
+    key = next((tmp_path / "ledger-keys").glob("remote*.key")).rename(tmp_path / "elsewhere.key")
+    cosigner = load_mirror_key(key, PASSPHRASE)
+    async with open_ledger(tmp_path / "ledger", Environment(None)) as ledger:
+        site, memory = ledger.site("remote"), MemoryObjectStore("memory")
+        mirror = Mirror(site, cosigner, ledger.log_key, ledger.origin, SystemClock(), memory)
+
+        async def mirroring() -> None:
+            while True:
+                with suppress(InvalidRequest, Tampered):  # nothing was sent yet, or something is just being sent
+                    await mirror.advance()
+                await asyncio.sleep(0.05)
+
+        with serving(jinshi) as (_, url):
+            elsewhere = asyncio.create_task(mirroring())
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                answer = await client.post(
+                    "/events", content=structured("1"), headers=JSON_TYPE, params={"receipt": "cosigned"}
+                )
+            elsewhere.cancel()
+            assert answer.status_code == 201, answer.text
+            receipt = parse_receipt(answer.json()["receipt"].encode())
+            assert len(parse_note(receipt.checkpoint).signatures) == 3
+
+
+def test_without_the_quorum_the_entry_is_recorded_and_every_sites_state_is_said(jinshi: Jinshi, tmp_path: Path) -> None:
+    policy = tmp_path / "ledger" / "trust.policy"
+    policy.write_bytes(policy.read_bytes().replace(b"group sites 1 ", b"group sites 2 "))
+    (tmp_path / "ledger-sites" / "remote").rename(tmp_path / "unmounted")
+    with serving(jinshi, "--every", "0.2") as (_, url), httpx.Client(base_url=url, timeout=30) as client:
+        body, params = structured("1"), {"receipt": "cosigned"}
+        answer = client.post("/events", content=body, headers=JSON_TYPE, params=params)
+        assert answer.status_code == 503
+        problem = answer.json()
+        assert problem["type"].endswith(":receipt-pending")
+        assert "is recorded" in problem["detail"]
+        assert set(problem["sites"]) == {"same-city", "remote"}
+        assert "entries" in problem["sites"]["same-city"]
+        assert "not there" in problem["sites"]["remote"]
+        log_alone = client.post("/events", content=body, headers=JSON_TYPE, params={"receipt": "log"})
+        assert (log_alone.status_code, log_alone.json()["duplicate"]) == (200, True)
+        (tmp_path / "unmounted").rename(tmp_path / "ledger-sites" / "remote")
+        again = client.post("/events", content=body, headers=JSON_TYPE, params=params)
+        assert (again.status_code, again.json()["duplicate"]) == (200, True)
 
 
 def test_only_one_process_writes(jinshi: Jinshi) -> None:

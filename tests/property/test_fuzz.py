@@ -34,16 +34,8 @@ from ledger.capture.register import ADDED, AMENDED, LAYOUT, RETIRED, SEALED, Reg
 from ledger.core.canonical import canonicalize, parse_canonical, parse_json
 from ledger.core.checkpoint import parse_checkpoint, parse_checkpoint_text
 from ledger.core.encoding import decode_base64, encode_base64, parse_decimal
-from ledger.core.entry import (
-    ENTRY_SIZE_MAX,
-    Entry,
-    Event,
-    check_event,
-    decode_entry,
-    encode_entry,
-    event_time_us,
-    parse_event,
-)
+from ledger.core.entry import ENTRY_SIZE_MAX, Entry, decode_entry, encode_entry
+from ledger.core.event import Event, check_event, event_time_us, parse_event
 from ledger.core.note import format_note, parse_note, parse_vkey
 from ledger.core.policy import format_policy, parse_policy
 from ledger.core.proof import format_receipt, parse_receipt
@@ -73,7 +65,7 @@ from ledger.evidence import pack_evidence, parse_evidence
 from ledger.http import receive
 from ledger.http.limits import HttpLimits
 from ledger.keyring import RecoveryKey, recover_log_key
-from ledger.persistence.place import parse_postgres
+from ledger.store.place import parse_postgres
 from replication.erase import Statement, format_statement, parse_statement
 from replication.site import (
     format_description,
@@ -309,6 +301,15 @@ def _postgres(data: bytes) -> None:
     place = parse_postgres(_text(data), None)
     assert place.host
     assert place.database
+    assert parse_postgres(place.url, None) == place
+
+
+def postgres_examples() -> list[bytes]:
+    return [
+        b"postgresql://user@/database?host=/run/postgresql",
+        b"postgresql://user@db.gov.cn/d?sslmode=verify-full&sslrootcert=/etc/ca.pem&schema=s",
+        b"postgresql://user@db.gov.cn/d?sslmode=disable",
+    ]
 
 
 def _settings(data: bytes) -> None:
@@ -348,7 +349,7 @@ PARSERS: dict[str, Parser] = {
         _event,
         (MalformedEvent,),
         event_examples,
-        "ledger.core.entry.parse_event",
+        "ledger.core.event.parse_event",
     ),
     "event_time_us": Parser(
         "a time is within the calendar",
@@ -498,11 +499,15 @@ PARSERS: dict[str, Parser] = {
         "ledger.http.receive.parse_events",
     ),
     "parse_postgres": Parser(
-        "a host and a database",
+        "a host and a database, and what it writes is the same place",
         _postgres,
         (InvalidRequest,),
-        lambda: [b"postgresql://user@host:5432/database?schema=name", b"postgresql://u%40@[::1]/d"],
-        "ledger.persistence.place.parse_postgres",
+        lambda: [
+            b"postgresql://user@host:5432/database?schema=name",
+            b"postgresql://u%40@[::1]/d",
+            *postgres_examples(),
+        ],
+        "ledger.store.place.parse_postgres",
     ),
     "pki.keystore.file.load": Parser(
         "a key, or a damaged file, or a wrong passphrase", _key_file, (Tampered, InvalidRequest), key_file_examples

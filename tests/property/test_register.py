@@ -24,7 +24,8 @@ from ledger.capture.register import (
     records_of,
     sealing,
 )
-from ledger.core.entry import ENTRY_SIZE_MAX, Entry, Event, decode_entry, encode_entry
+from ledger.core.entry import ENTRY_SIZE_MAX, Entry, decode_entry, encode_entry
+from ledger.core.event import Event
 from ledger.errors import MalformedCsv
 from tests.support.strategies import CsvFile, csv_files
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.core.merkle import CompactRange, Node, frontier_nodes, leaf_hash, root_hash
+from ledger.core.merkle import Node, frontier_nodes, leaf_hash, root_hash
 from ledger.core.tiles import (
     ENTRIES,
     LEVEL_MAX,
@@ -25,7 +25,7 @@ from ledger.core.tiles import (
     tile_of_node,
     tiles_of,
 )
-from ledger.core.tiling import Tiler, frontier_of
+from ledger.core.tiling import Tiler
 from ledger.errors import MalformedTile
 from tests.support.strategies import LEAF_HASHES, flip, leaf_entry, steps
 
@@ -102,7 +102,7 @@ def test_a_bundle_is_read_back_and_nothing_cut_or_added_is(entries: list[bytes],
 def test_tiles_made_in_any_steps_are_those_made_from_scratch(data: st.DataObject, size: int) -> None:
     """What is complete is yielded once; partials are what is left; every start from a stored edge gives the same."""
     published: dict[Tile, bytes] = {}
-    tiler = Tiler(CompactRange.empty(), (), ())
+    tiler = Tiler(0, (), ())
     sizes = data.draw(steps(size))
     for before, after in zip([0, *sizes], sizes, strict=False):
         for tile, content in tiler.extend([leaf_entry(index) for index in range(before, after)]):
@@ -112,7 +112,7 @@ def test_tiles_made_in_any_steps_are_those_made_from_scratch(data: st.DataObject
         partials = dict(tiler.partials())
         assert all(tile.partial for tile in partials)
         assert {**published, **partials} == {tile: _content(tile) for tile in tiles_of(after)}
-        assert tiler.tree.root() == root_hash(LEAF_HASHES[:after])
+        assert tiler.tree().root() == root_hash(LEAF_HASHES[:after])
         tiler = _reopened(after, {**published, **partials})
 
 
@@ -121,13 +121,13 @@ def test_a_tree_of_66_000_in_uneven_steps_has_every_level_right() -> None:
     size, step = 66_000, 9_973
     entries = [leaf_entry(index) for index in range(size)]
     below = [leaf_hash(entry) for entry in entries]
-    tiler = Tiler(CompactRange.empty(), (), ())
+    tiler = Tiler(0, (), ())
     published: dict[Tile, bytes] = {}
     for first in range(0, size, step):
         published.update(tiler.extend(entries[first : first + step]))
     published.update(tiler.partials())
     assert set(published) == _by_the_formula(size)
-    assert tiler.tree.root() == root_hash(below)
+    assert tiler.tree().root() == root_hash(below)
     for level in range(3):
         whole = b"".join(published[tile] for tile in needed(size, level))
         assert whole == b"".join(below)
@@ -153,7 +153,7 @@ def _reopened(size: int, objects: dict[Tile, bytes]) -> Tiler:
         edges.append(decode_tile(objects[Tile(level, count // 256, width)], width) if width else [])
     last = size % 256
     entries = decode_bundle(objects[Tile(ENTRIES, size // 256, last)], last) if last else []
-    return Tiler(CompactRange(size, frontier_of(edges)), edges, entries)
+    return Tiler(size, edges, entries)
 
 
 @given(st.data(), st.integers(1, len(LEAF_HASHES)))

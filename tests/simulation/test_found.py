@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.errors import Fenced
 from ledger.publisher import Publisher
 from ledger.sequencer import Sequencer

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ledger.core.checkpoint import CHECKPOINT, parse_checkpoint, parse_checkpoint_text
-from ledger.core.entry import Event, decode_entry, same_event
+from ledger.core.entry import decode_entry, same_event
+from ledger.core.event import Event
 from ledger.core.merkle import CompactRange, leaf_hash, root_hash
 from ledger.core.note import verify_signature
 from ledger.core.tiles import ENTRIES, tiles_of

@@ -196,7 +196,7 @@ def _stdin(data: bytes) -> Iterator[None]:
 def ledger_in(directory: Path, *options: str) -> Jinshi:
     """A new ledger, sealed but for what is declared public, and the command that works on it."""
     jinshi = Jinshi(directory, directory / "台账")
-    jinshi("init", jinshi.ledger, "--sealed", *options)
+    jinshi("init", jinshi.ledger, *options)
     return jinshi
 
 

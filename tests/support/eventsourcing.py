@@ -6,8 +6,9 @@ import asyncio
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -24,12 +25,18 @@ from eventsourcing.tests.projection import (  # noqa: E402
 from eventsourcing.utils import Environment
 
 from ledger.core.entry import Entry, decode_entry
+from ledger.keyring.data import DataKeys, data_keyids
+from ledger.keyring.erasures import approved, requested, subject_key_prefix
 from ledger.persistence import LedgerProcessRecorder, event_name
-from ledger.store.base import EntryStore
+from ledger.persistence.runtime import SystemClock
+from ledger.sealing import Sealer
+from ledger.sequencer import Sequencer
+from ledger.store.base import EntryStore, ObjectStore
 from ledger.store.postgres import PostgresEntryStore, PostgresPlace
 from ledger.store.sqlite import SqliteEntryStore
 from tests.support.ledgers import LogSigner, log_signer
 from tests.support.postgres import PostgresServer
+from tests.support.sealing import RECOVERY, MemoryKek
 
 __all__ = ["AggregateEventCountersProjection"]
 
@@ -91,6 +98,21 @@ async def open_store(root: Path, place: PostgresPlace | None = None, *, create: 
     return await SqliteEntryStore.open(root / "ledger.sqlite", create=create)
 
 
+async def erase(
+    sequencer: Sequencer, sealer: Sealer, objects: ObjectStore, source: str, *subjects: str, origin: str = ORIGIN
+) -> None:
+    """Erase subjects of a personal source: one person asks, another approves, and it counts at once."""
+    for subject in subjects:
+        hidden = await sealer.pseudonym(source, "subject", subject)
+        assert hidden is not None, "nothing was ever recorded there"
+        keyids = [keyid async for keyid in data_keyids(objects, subject_key_prefix(hidden))]
+        asking = requested(origin, source, hidden, "request 2026-17", at=len(sealer.erasures.requests))
+        (asked,) = await sequencer.append([asking], actor="local:one")
+        approving = approved(origin, sealer.erasures.requests[asked.index], keyids)
+        await sequencer.append([approving], actor="local:two")
+        assert set(keyids) <= sealer.erasures.erased
+
+
 def with_store(root: Path, act: Callable[[EntryStore], Coroutine[Any, Any, T]]) -> T:
     """Do something with the SQLite store of a ledger from outside."""
 
@@ -115,7 +137,26 @@ def entries_of(root: Path) -> list[Entry]:
 
 def environment(root: Path, name: str = "", **more: str) -> Environment:
     """The Environment of an application."""
-    return Environment(name, {"PERSISTENCE_MODULE": MODULE, "JINSHI_LEDGER": str(root), **more})
+    basic = {"PERSISTENCE_MODULE": MODULE, "JINSHI_LEDGER": str(root), "JINSHI_CUSTODY": f"{__name__}:custody"}
+    return Environment(name, {**basic, **more})
+
+
+@dataclass(frozen=True)
+class CustodyInMemory:
+    """Data keys under a key-encryption key without a passphrase, and no signer."""
+
+    kek: MemoryKek = field(default_factory=MemoryKek)
+
+    def signer(self) -> None:
+        return None
+
+    def data_keys(self, objects: ObjectStore) -> DataKeys:
+        return DataKeys(objects, self.kek, recovery_public=RECOVERY.public, clock=SystemClock())
+
+
+def custody(_root: Path, _env: Mapping[str, str]) -> CustodyInMemory:
+    """What JINSHI_CUSTODY names in tests."""
+    return CustodyInMemory()
 
 
 def signer(_root: Path, _env: Environment) -> LogSigner:

@@ -11,7 +11,8 @@ import pki.keystore.file
 from ledger.capture.dialect import parse_sheet
 from ledger.capture.register import changes, records_of, sealing
 from ledger.core.checkpoint import Checkpoint
-from ledger.core.entry import Entry, Event, encode_entry
+from ledger.core.entry import Entry, encode_entry
+from ledger.core.event import Event
 from ledger.core.note import Note, NoteSignature, format_note
 from ledger.core.policy import format_policy, make_policy
 from ledger.core.proof import Receipt, format_receipt

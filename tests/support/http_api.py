@@ -15,11 +15,14 @@ import uvicorn
 from cli.serve import Server, bound
 from cli.tls import GuardedProtocol, TlsFiles, server_context
 from ledger.consumers import Consumers
-from ledger.core.entry import Event
+from ledger.core.event import Event
+from ledger.core.note import parse_vkey
+from ledger.core.policy import make_policy
 from ledger.http.app import make_app
 from ledger.http.limits import HttpLimits
 from ledger.http.metrics import Metrics
 from ledger.http.publishing import Publishing
+from ledger.http.quorum import Quorum
 from ledger.http.receive import STRUCTURED
 from ledger.http.service import Service
 from ledger.publisher import Publisher
@@ -84,8 +87,16 @@ async def made(
     async with Sequencer(wrapped, clock, limits=sequencer_limits) as sequencer:
         publisher = Publisher(wrapped, wrapped_objects, log_signer(ORIGIN), ORIGIN, epoch=sequencer.epoch)
         metrics = Metrics()
+        # Without sites the log's own signature is all that its policy demands.
+        quorum = Quorum(make_policy(parse_vkey(log_signer(ORIGIN).vkey), {}, threshold="any"))
         async with Publishing(
-            wrapped, sequencer, publisher, limits=limits, metrics=metrics, notice=faults.append
+            wrapped,
+            sequencer,
+            publisher,
+            limits=limits,
+            metrics=metrics,
+            notice=faults.append,
+            published=quorum.offer,
         ) as publishing:
             service = Service(
                 origin=ORIGIN,
@@ -97,6 +108,7 @@ async def made(
                 actor_of=actor_of,
                 metrics=metrics,
                 limits=limits,
+                quorum=quorum,
                 on_fault=faults.append,
             )
             yield service, store, objects, faults

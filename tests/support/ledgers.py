@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.core.note import SignatureType, VerifierKey
 from ledger.sequencer import Recorded, Sequencer
 from ledger.store.base import EntryStore, ObjectStore

@@ -8,7 +8,7 @@ from itertools import count
 
 from ledger.core.acts import CREATED, acts_source
 from ledger.core.checkpoint import Checkpoint
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.core.merkle import CompactRange, leaf_hash
 from ledger.core.note import Note, NoteSignature, VerifierKey, format_note
 from ledger.core.policy import Policy, make_policy

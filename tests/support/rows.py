@@ -6,7 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
+from ledger.core.canonical import JsonValue, canonicalize
+from ledger.core.entry import decode_entry
+from ledger.core.event import format_time
 from ledger.core.merkle import CompactRange, leaf_hash
+from ledger.sequencer import row_of
 from ledger.store.base import EntryStore, Row, StreamId
 
 TIME_US = 1_795_000_000_000_000
@@ -37,6 +41,24 @@ def make_row(
         time_us=time_us,
         recordedtime_us=recordedtime_us,
     )
+
+
+def as_entry(row: Row) -> Row:
+    """The same row around the canonical entry that it says it is."""
+    value: dict[str, JsonValue] = {
+        "actor": row.actor,
+        "id": row.id,
+        "recordedtime": format_time(row.recordedtime_us),
+        "source": row.source,
+        "specversion": "1.0",
+        "streamversion": row.streamversion,
+        "time": format_time(row.time_us),
+        "type": row.type,
+    }
+    entry = canonicalize({**value, "subject": row.subject} if row.subject else value)
+    expected = row_of(decode_entry(entry), entry)
+    assert expected[2:] == row[2:], "the row is what its entry says"
+    return expected
 
 
 def random_rows(random: Random, count: int) -> list[Row]:

@@ -10,7 +10,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from ledger.core.acts import CREATED, acts_source
-from ledger.core.entry import Entry, Event, decode_entry
+from ledger.core.entry import Entry, decode_entry
+from ledger.core.event import Event
 from ledger.errors import Tampered, Unavailable
 from ledger.keyring import RecoveryKey, generate_recovery_key
 from ledger.keyring.data import DataKeys, KeyLimits

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.errors import (
     CompareFailed,
     Fenced,

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from hypothesis import strategies as st
 
 from ledger.core.canonical import INTEGER_MAX, JsonValue, canonicalize
-from ledger.core.entry import Entry, Event, Extension
+from ledger.core.entry import Entry
+from ledger.core.event import Event, Extension
 from ledger.core.merkle import leaf_hash
 
 # -- text and JSON ----------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ async def fill(replicas: Replicas, to: int) -> None:
     rows: list[Row] = []
     for number in range(head.size, to):
         one = data.replace(b"0000000", b"%07d" % number)
-        rows.append(replace(row, entry=one, leaf_hash=leaf_hash(one), source=f"urn:test:{number:07d}"))
+        rows.append(row._replace(entry=one, leaf_hash=leaf_hash(one), source=f"urn:test:{number:07d}"))
     tree = CompactRange(head.size, head.frontier).extend([row.leaf_hash for row in rows])
     replicas.epoch = await replicas.store.claim()
     await replicas.store.commit(rows, expected_size=head.size, frontier=tree.frontier, epoch=replicas.epoch)

@@ -13,8 +13,8 @@ from ledger.auditor.report import FINDINGS_MAX
 from ledger.auditor.spill import PARTITION_ENTRIES, PARTITIONS_MAX, Spill, check_partition, partitions_of
 from ledger.core.acts import SUCCEEDED, acts_source
 from ledger.core.checkpoint import Checkpoint
-from ledger.core.entry import Entry, Event, encode_entry
-from ledger.core.merkle import CompactRange
+from ledger.core.entry import Entry, encode_entry
+from ledger.core.event import Event
 from ledger.core.tiling import Tiler
 from ledger.publisher import sign_checkpoint
 from ledger.store.directory import DirectoryStore
@@ -28,10 +28,10 @@ TIME = "2026-11-24T00:00:00.000000Z"
 
 async def built(entries: list[bytes]) -> tuple[MemoryObjectStore, Checkpoint]:
     """A copy of exactly these entries, and the checkpoint over them."""
-    objects, tiler = MemoryObjectStore("copy"), Tiler(CompactRange.empty(), [], [])
+    objects, tiler = MemoryObjectStore("copy"), Tiler(0, [], [])
     for tile, data in [*tiler.extend(entries), *tiler.partials()]:
         await objects.put_immutable(tile.path, data)
-    return objects, Checkpoint(ORIGIN, len(entries), tiler.tree.root())
+    return objects, Checkpoint(ORIGIN, len(entries), tiler.tree().root())
 
 
 async def audited(entries: list[bytes], folder: Path) -> dict[str, Check]:
@@ -208,12 +208,12 @@ async def test_several_processes_find_the_same_as_one(tmp_path: Path) -> None:
     entries[65_600] = entries[17].replace(b'"s17"', b'"other"')
     root, folder = tmp_path / "copy", tmp_path / "scratch"
     folder.mkdir()
-    tiler = Tiler(CompactRange.empty(), [], [])
+    tiler = Tiler(0, [], [])
     for tile, data in [*tiler.extend(entries), *tiler.partials()]:
         path = root / tile.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    checkpoint = Checkpoint(ORIGIN, len(entries), tiler.tree.root())
+    checkpoint = Checkpoint(ORIGIN, len(entries), tiler.tree().root())
     opening = partial(DirectoryStore, root)
     one, two = [await replay(opening(), checkpoint, ReplaySettings(folder, count, opening)) for count in (1, 2)]
     assert one == two

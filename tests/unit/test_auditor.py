@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from ledger.auditor import Audited, audit_ledger
 from ledger.core.checkpoint import CHECKPOINT
-from ledger.core.entry import Event, decode_entry
+from ledger.core.entry import decode_entry
+from ledger.core.event import Event
 from ledger.core.merkle import CompactRange
 from ledger.errors import Tampered
 from ledger.keyring import KEYRING
@@ -80,14 +79,14 @@ async def test_an_entry_that_was_replaced_is_named(index: int) -> None:
 )  # fmt: skip
 async def test_an_index_that_says_otherwise_than_the_entry_is_named(index: int, change: dict[str, object]) -> None:
     replicas = await published()
-    edit(replicas, index, replace(await row_at(replicas, index), **change))  # type: ignore[arg-type]
+    edit(replicas, index, (await row_at(replicas, index))._replace(**change))  # type: ignore[arg-type]
     with pytest.raises(Tampered, match=f"entry {index} was changed"):
         await audit(replicas)
 
 
 async def test_bytes_that_are_no_entry_are_named() -> None:
     replicas = await published()
-    edit(replicas, SIZE + 5, replace(await row_at(replicas, SIZE + 5), entry=b"{}"))
+    edit(replicas, SIZE + 5, (await row_at(replicas, SIZE + 5))._replace(entry=b"{}"))
     with pytest.raises(Tampered, match=f"entry {SIZE + 5} was changed: it is no entry"):
         await audit(replicas)
 

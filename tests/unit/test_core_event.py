@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from ledger.core.entry import Entry, Event, check_event, decode_entry, encode_entry, parse_event, same_event
+from ledger.core.entry import Entry, decode_entry, encode_entry, same_event
+from ledger.core.event import Event, check_event, parse_event
 from ledger.errors import Malformed, MalformedEntry, MalformedEvent
 
 RECORDED = "2026-11-24T00:00:00.000000Z"

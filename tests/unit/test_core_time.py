@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ledger.core.entry import Entry, Event, decode_entry, encode_entry, event_time_us, format_time
+from ledger.core.entry import Entry, decode_entry, encode_entry
+from ledger.core.event import Event, event_time_us, format_time
 from ledger.errors import MalformedEntry, MalformedEvent
 
 SECOND = 1_000_000

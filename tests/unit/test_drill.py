@@ -10,7 +10,8 @@ import pytest
 
 from ledger.capture.importer import Request, import_edition
 from ledger.core.acts import DRILLED
-from ledger.core.entry import Event, decode_entry
+from ledger.core.entry import decode_entry
+from ledger.core.event import Event
 from ledger.errors import CheckFailed, StoreUnavailable, Tampered
 from ledger.reader import Reader
 from ledger.sequencer import Sequencer
@@ -137,7 +138,7 @@ class Edited(MemoryEntryStore):
 async def test_identical_fails_when_an_entry_is_not_the_primarys(how: str) -> None:
     replicas = await began()
     (row,) = await replicas.store.rows(123, 1)
-    edited = {"entry": replace(row, entry=row.entry + b" "), "subject": replace(row, subject="other"), "missing": None}
+    edited = {"entry": row._replace(entry=row.entry + b" "), "subject": row._replace(subject="other"), "missing": None}
     report = await drill(replicas, Edited(123, edited[how]))
     assert red(report) == ["identical"]
     assert report.tampered

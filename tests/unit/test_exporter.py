@@ -6,7 +6,7 @@ import pytest
 
 from ledger.capture.exporter import export_register
 from ledger.capture.importer import Request, import_edition
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.errors import InvalidRequest
 from ledger.reader import Reader
 from ledger.sequencer import Sequencer

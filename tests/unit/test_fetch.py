@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ledger.core.checkpoint import CHECKPOINT, parse_checkpoint
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.core.note import parse_note
 from ledger.core.policy import make_policy
 from ledger.core.proof import Receipt

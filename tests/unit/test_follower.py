@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
-from ledger.core.checkpoint import CHECKPOINT, origin_prefix
+from ledger.core.checkpoint import CHECKPOINT, origin_prefix, parse_checkpoint
 from ledger.core.note import parse_note
 from ledger.errors import Fenced, Forked, InvalidRequest, RolledBack, StoreUnavailable, Tampered
 from ledger.keyring import KEYRING
+from ledger.keyring.data import asset_key_name, data_key_object
 from ledger.store.base import ObjectStore, Prefixed, Stored, Tag
 from ledger.store.faulty import FaultyObjectStore, Outcome
 from ledger.store.memory import MemoryObjectStore
 from replication.site import PENDING, SITE, Site, read_pending
 from restore.fetch import verify_site
-from tests.support.ledgers import contents
+from tests.support.ledgers import append, contents, event
 from tests.support.replicas import NEAR, ORIGIN, Replicas, cosigned, entries_of, overwrite, signed
 
 
@@ -289,3 +291,38 @@ async def test_two_ledgers_share_a_bucket_without_meeting() -> None:
     for replicas in ledgers:
         await verify_site(await replicas.open(NEAR))
     assert len({key.partition("/")[0] for key in await contents(bucket)}) == 2
+
+
+async def test_without_comparing_keyrings_the_keys_that_new_entries_name_are_shipped() -> None:
+    replicas = await Replicas(sites=[NEAR]).begin()
+    await replicas.advance_to(300)
+    follower, objects = replicas.follower(NEAR), replicas.places[NEAR].objects
+    await follower.run_once()
+    named, wrapped = data_key_object(bytes(32), asset_key_name("urn:test"), replicas.recovery.public)
+    other, others = data_key_object(bytes(32), asset_key_name("urn:other"), replicas.recovery.public)
+    await replicas.published.put_immutable(KEYRING + named, wrapped)
+    await replicas.published.put_immutable(KEYRING + other, others)
+    sealed = replace(event(1_000), data=b"sealed", datacontenttype="application/octet-stream", keyid=named)
+    _, replicas.epoch = await append(replicas.store, [event(1_001), sealed, event(1_002)])
+    await replicas.publish()
+    follower = replicas.follower(NEAR)
+    await follower.run_once(keyring=False)
+    await replicas.mirror(NEAR).advance()  # cosigns nothing whose key is not there
+    assert {KEYRING + named, KEYRING + other} & set(await contents(objects)) == {KEYRING + named}
+    await follower.run_once()
+    assert KEYRING + other in await contents(objects)
+
+
+async def test_an_earlier_checkpoint_is_shipped_while_a_newer_one_is_published() -> None:
+    replicas = await Replicas(sites=[NEAR]).begin()
+    await replicas.grow(200)
+    old = parse_checkpoint((await replicas.publish()).note)
+    await replicas.grow(700)
+    await replicas.publish()
+    assert await replicas.follower(NEAR).run_once(upto=old) == 200
+    cosigned = await replicas.mirror(NEAR).advance()
+    assert cosigned is not None
+    assert cosigned.checkpoint == old.checkpoint
+    assert await replicas.follower(NEAR).run_once() == 700
+    # Asked for what the site is beyond already, it ships the newest instead of going back.
+    assert await replicas.follower(NEAR).run_once(upto=old) == 700

@@ -9,6 +9,7 @@ import json
 import httpx
 import pytest
 
+from ledger.core.acts import acts_source
 from ledger.core.entry import decode_entry
 from ledger.core.note import parse_vkey
 from ledger.core.policy import make_policy
@@ -99,6 +100,24 @@ async def test_a_batch_is_recorded_whole_or_not_at_all() -> None:
         assert (empty.status_code, empty.json()) == (200, {"events": []})
 
 
+async def test_an_id_that_stands_twice_in_a_batch_is_one_event_or_a_conflict() -> None:
+    async with served() as ledger:
+        twice = b"[" + structured("1") + b"," + structured("1") + b"]"
+        answer = await ledger.post(twice, BATCH)
+        assert [(one["index"], one["duplicate"]) for one in answer.json()["events"]] == [(1, False), (1, True)]
+        other = b"[" + structured("2") + b"," + structured("2", data="9") + b"]"
+        refused(await ledger.post(other, BATCH), 409, "id-conflict")
+        assert len(await recorded(ledger)) == 1
+
+
+async def test_an_event_that_is_refused_takes_its_whole_batch_with_it() -> None:
+    async with served() as ledger:
+        for bad in (structured("2", data=f'"{"x" * 66_000}"'), b'{"id":"\xff"}', structured("2")[:-1] + b',"x":1.5}'):
+            answer = await ledger.post(b"[" + structured("1") + b"," + bad + b"]", BATCH)
+            assert answer.status_code in (400, 413), answer.text
+            assert await recorded(ledger) == []
+
+
 async def test_an_expected_version_is_held_and_a_retry_still_finds_its_place() -> None:
     async with served() as ledger:
         first = await ledger.post(structured("1", subject="a"), jinshi_expected_version="0")
@@ -119,6 +138,23 @@ async def test_a_receipt_that_is_asked_for_verifies_on_its_own(how: dict[str, di
         policy = make_policy(parse_vkey(log_signer(ORIGIN).vkey), {}, threshold="any")
         entry = (await ledger.client.get("/events/1")).content
         assert verify_receipt(receipt, entry, policy).checkpoint.size >= 2
+
+
+@pytest.mark.parametrize("value", ["", "yes", "Cosigned", "1"])
+async def test_a_receipt_of_an_unknown_kind_is_refused_before_anything_is_recorded(value: str) -> None:
+    async with served() as ledger:
+        headers = {"content-type": "application/cloudevents+json"}
+        answer = await ledger.client.post(
+            "/events", content=structured("1"), headers=headers, params={"receipt": value}
+        )
+        refused(answer, 400, "invalid-request")
+        assert await recorded(ledger) == []
+
+
+async def test_acts_of_the_ledger_itself_are_not_taken_from_producers() -> None:
+    async with served() as ledger:
+        refused(await ledger.post(structured("1", source=acts_source(ORIGIN))), 422, "unmet")
+        assert await recorded(ledger) == []
 
 
 async def test_many_posts_with_receipts_cost_few_publishes() -> None:

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from ledger.core.checkpoint import origin_prefix, parse_checkpoint
 from ledger.core.encoding import decode_base64
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.core.merkle import verify_consistency
 from ledger.core.note import parse_vkey
 from ledger.core.policy import make_policy

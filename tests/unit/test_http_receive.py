@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.errors import JinshiError, MalformedEvent
 from ledger.http.limits import HttpLimits
 from ledger.http.problems import Refused

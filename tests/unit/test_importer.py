@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ledger.capture.importer import NAME_SIZE_MAX, Request, import_edition, recorded
-from ledger.core.entry import Event, decode_entry
+from ledger.core.entry import decode_entry
+from ledger.core.event import Event
 from ledger.errors import EditionConflict, MalformedCsv, MalformedEvent
 from ledger.reader import Reader
 from ledger.sequencer import Sequencer

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +21,7 @@ from ledger.store.base import EntryStore, Row, Selection, StoredEntry
 from ledger.store.index_sqlite import SqlitePositionIndex
 from ledger.store.memory import MemoryEntryStore
 from ledger.store.positions import IndexDamaged, IndexUnusable
-from tests.support.rows import TIME_US, Log, make_row, random_rows
+from tests.support.rows import TIME_US, Log, as_entry, make_row, random_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +37,11 @@ async def log_of(rows: Sequence[Row], store: EntryStore | None = None) -> Log:
     log = await Log.claim(store or MemoryEntryStore())
     await log.commit(rows)
     return log
+
+
+def entries(random: Random, count: int) -> list[Row]:
+    """Random rows around real entries: what is found is held against the entry itself."""
+    return [as_entry(row) for row in random_rows(random, count)]
 
 
 def random_selection(random: Random, size: int) -> Selection:
@@ -66,7 +70,7 @@ async def test_it_answers_as_the_store_does(
 ) -> None:
     monkeypatch.setattr(index_sqlite, "SELECTIVE_MAX", selective_max)
     random = Random(f"index {selective_max}")
-    rows = random_rows(random, 2_500)
+    rows = entries(random, 2_500)
     log = await log_of(rows[:1_300])
     said: list[str] = []
     indexed = IndexedEntryStore(log.store, SqlitePositionIndex(tmp_path / "i", create=True), warn=said.append)
@@ -80,7 +84,8 @@ async def test_it_answers_as_the_store_does(
 
 
 async def test_what_it_narrows_is_not_searched_for_in_the_store(tmp_path: Path) -> None:
-    rows = [make_row(n, actor="local:rare" if n in (5, 900, 901, 1_500) else "local:all") for n in range(2_000)]
+    rare = (5, 900, 901, 1_500)
+    rows = [as_entry(make_row(n, actor="local:rare" if n in rare else "local:all")) for n in range(2_000)]
     log = await log_of(rows, Unsearchable())
     indexed = IndexedEntryStore(log.store, SqlitePositionIndex(tmp_path / "i", create=True))
     found = await indexed.select(Selection(actor="local:rare", newest_first=True), limit=3)
@@ -98,10 +103,10 @@ async def test_what_it_narrows_is_not_searched_for_in_the_store(tmp_path: Path) 
 
 
 async def test_everything_else_is_the_stores(tmp_path: Path) -> None:
-    log = await log_of([make_row(0)])
+    log = await log_of([as_entry(make_row(0))])
     indexed = IndexedEntryStore(log.store, SqlitePositionIndex(tmp_path / "i", create=True))
     log.store = indexed
-    await log.commit([make_row(1)])
+    await log.commit([as_entry(make_row(1))])
     assert (await indexed.head()).size == 2
     assert [row.id for row in await indexed.rows(0, 9)] == ["e0", "e1"]
     assert [one.index for one in await indexed.select(Selection(type="thing.happened.v1"), limit=9)] == [0, 1]
@@ -112,7 +117,7 @@ async def test_everything_else_is_the_stores(tmp_path: Path) -> None:
 
 
 async def test_a_build_that_stopped_is_carried_on(tmp_path: Path) -> None:
-    log = await log_of(random_rows(Random(2), 3_500))
+    log = await log_of(entries(Random(2), 3_500))
     first = SqlitePositionIndex(tmp_path / "i", create=True)
     assert await catch_up(log.store, first, entries_max=1) is None
     assert (await first.built()).size == 1_000
@@ -129,7 +134,7 @@ async def test_while_it_is_far_behind_the_store_is_searched_and_the_index_catche
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ledger.index.CATCH_UP_ENTRIES_MAX", 1_000)
-    log = await log_of(random_rows(Random(3), 2_500))
+    log = await log_of(entries(Random(3), 2_500))
     index = SqlitePositionIndex(tmp_path / "i", create=True)
     indexed = IndexedEntryStore(log.store, index)
     what = Selection(actor="local:b", newest_first=True)
@@ -140,7 +145,7 @@ async def test_while_it_is_far_behind_the_store_is_searched_and_the_index_catche
 
 
 async def test_several_may_build_and_search_at_once(tmp_path: Path) -> None:
-    log = await log_of(random_rows(Random(4), 6_000))
+    log = await log_of(entries(Random(4), 6_000))
     indexes = [SqlitePositionIndex(tmp_path / "i", create=True) for _ in range(4)]
     assert await asyncio.gather(*(catch_up(log.store, index) for index in indexes)) == [6_000] * 4
     assert await verify_index(log.store, indexes[0]) == 6_000
@@ -151,10 +156,10 @@ async def test_several_may_build_and_search_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("others", [2_000, 2_600, 3_500])
 async def test_the_index_of_another_history_is_thrown_away(others: int, tmp_path: Path) -> None:
     """Shorter, as long and longer; where they begin the same, a fork is seen when the trees meet."""
-    rows = random_rows(Random(5), 3_500)
+    rows = entries(Random(5), 3_500)
     index = SqlitePositionIndex(tmp_path / "i", create=True)
     await catch_up((await log_of(rows[:others])).store, index)
-    forked = [*rows[:1_999], replace(rows[1_999], entry=b"forged", leaf_hash=bytes(32)), *rows[2_000:2_600]]
+    forked = [*rows[:1_999], rows[1_999]._replace(entry=b"forged", leaf_hash=bytes(32)), *rows[2_000:2_600]]
     log = await log_of(forked)
     indexed = IndexedEntryStore(log.store, index)
     what = Selection(type="x.v2", newest_first=True)
@@ -165,7 +170,7 @@ async def test_the_index_of_another_history_is_thrown_away(others: int, tmp_path
 
 
 async def test_a_store_whose_entries_are_not_its_tree_is_searched_without_an_index(tmp_path: Path) -> None:
-    rows = random_rows(Random(6), 300)
+    rows = entries(Random(6), 300)
     store = MemoryEntryStore()
     epoch = await store.claim()
     wrong = CompactRange.empty().extend([bytes(32)] * 300)
@@ -176,6 +181,21 @@ async def test_a_store_whose_entries_are_not_its_tree_is_searched_without_an_ind
         what = Selection(actor="local:a")
         assert list(await indexed.select(what, limit=9)) == list(await store.select(what, limit=9))
     assert [line.partition(";")[0] for line in said] == ["memory: its entries do not hash to its tree"]
+    await indexed.close()
+
+
+async def test_a_store_that_finds_an_entry_by_what_it_is_not_is_searched_without_an_index(tmp_path: Path) -> None:
+    """It is not the index that is wrong, so it is not built again for every search."""
+    rows = entries(Random(11), 300)
+    rows[7] = rows[7]._replace(actor="local:forged")
+    log = await log_of(rows)
+    said: list[str] = []
+    index = SqlitePositionIndex(tmp_path / "i", create=True)
+    indexed = IndexedEntryStore(log.store, index, warn=said.append)
+    for _ in range(2):
+        assert [one.index for one in await indexed.select(Selection(actor="local:forged"), limit=9)] == [7]
+    assert [line.partition(";")[0] for line in said] == ["memory: what entry 7 is found by is not what it says"]
+    assert (await index.built()).size == 300
     await indexed.close()
 
 
@@ -221,7 +241,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_a_damaged_index_is_built_again_and_said_once(damage: str, tmp_path: Path) -> None:
-    log = await log_of(random_rows(Random(7), 1_500))
+    log = await log_of(entries(Random(7), 1_500))
     path = tmp_path / "index.sqlite"
     index = SqlitePositionIndex(path, create=True)
     await catch_up(log.store, index)
@@ -245,7 +265,7 @@ async def test_a_damaged_index_is_built_again_and_said_once(damage: str, tmp_pat
     ["UPDATE record SET actor = 3 - actor WHERE actor < 3 AND position = 700", "UPDATE record SET subject = 'x'"],
 )
 async def test_a_forged_index_is_found_by_comparing(statement: str, tmp_path: Path) -> None:
-    log = await log_of(random_rows(Random(8), 1_500))
+    log = await log_of(entries(Random(8), 1_500))
     index = SqlitePositionIndex(tmp_path / "i", create=True)
     await catch_up(log.store, index)
     change("UPDATE record SET time_us = 1 WHERE position = 700")(tmp_path / "i")
@@ -258,7 +278,7 @@ async def test_a_forged_index_is_found_by_comparing(statement: str, tmp_path: Pa
 
 
 async def test_an_index_dropped_under_a_reader_is_not_missed(tmp_path: Path) -> None:
-    log = await log_of(random_rows(Random(9), 1_500))
+    log = await log_of(entries(Random(9), 1_500))
     path = tmp_path / "i"
     index = SqlitePositionIndex(path, create=True)
     await catch_up(log.store, index)
@@ -284,7 +304,7 @@ async def test_an_index_dropped_under_a_reader_is_not_missed(tmp_path: Path) -> 
 
 
 async def test_a_place_that_cannot_be_written_only_costs_the_index(tmp_path: Path) -> None:
-    log = await log_of(random_rows(Random(10), 300))
+    log = await log_of(entries(Random(10), 300))
     index = SqlitePositionIndex(tmp_path / "no" / "i", create=True)
     with pytest.raises(IndexUnusable, match="cannot be used"):
         await catch_up(log.store, index)
@@ -334,7 +354,7 @@ async def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
         for first in range(log.tree.size, size, 10_000):
             await log.commit(
                 [
-                    make_row(n, subject=f"s{n}", version=1, actor="local:a" if n % 3 else "local:b")
+                    as_entry(make_row(n, subject=f"s{n}", version=1, actor="local:a" if n % 3 else "local:b"))
                     for n in range(first, first + 10_000)
                 ]
             )

@@ -9,7 +9,8 @@ import pytest
 
 from ledger.core.acts import CREATED, SUCCEEDED, acts_source
 from ledger.core.canonical import canonicalize, parse_json
-from ledger.core.entry import Entry, Event, encode_entry
+from ledger.core.entry import Entry, encode_entry
+from ledger.core.event import Event
 from ledger.errors import InvalidRequest, MalformedEvent, Tampered
 from ledger.keyring import (
     KEYRING,

@@ -21,9 +21,9 @@ from ledger.core.entry import Entry, decode_entry, encode_entry
 from ledger.errors import InvalidRequest, MalformedEntry
 from ledger.persistence.mapping import EventMapping, source_of
 from ledger.persistence.names import EventNames, event_name
-from ledger.persistence.place import find_ledger, parse_postgres
+from ledger.persistence.place import find_ledger
 from ledger.persistence.transcoder import CanonicalJSONTranscoder
-from ledger.store.postgres import PostgresPlace
+from ledger.store.place import PostgresPlace, parse_postgres
 
 TIME = "2026-11-24T01:53:35.000000Z"
 MAPPING = EventMapping(source_of("Approvals"), EventNames())
@@ -148,9 +148,9 @@ def test_the_transcoder_writes_canonical_json_that_the_librarys_own_reads() -> N
 
 def test_a_postgres_store_is_named_by_a_url_without_a_password() -> None:
     assert parse_postgres("postgresql://jin%20shi@db.gov.cn:5433/main?schema=approvals", "secret") == PostgresPlace(
-        "db.gov.cn", 5433, "main", "jin shi", "secret", "approvals"
+        "db.gov.cn", 5433, "main", "jin shi", "secret", "approvals", tls=True
     )
-    assert parse_postgres("postgresql://a@b/c", None) == PostgresPlace("b", 5432, "c", "a", None, "jinshi")
+    assert parse_postgres("postgresql://a@b/c", None) == PostgresPlace("b", 5432, "c", "a", None, "jinshi", tls=True)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from ledger.core.acts import FOUND, SUCCEEDED
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.errors import Conflict, Forked, InvalidRequest
 from ledger.reader import Reader
 from ledger.store.memory import MemoryEntryStore, MemoryObjectStore

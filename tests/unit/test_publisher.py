@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 
 import pytest
 
 from ledger.core.checkpoint import CHECKPOINT, parse_checkpoint
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.core.merkle import CompactRange, leaf_hash, root_hash, verify_consistency, verify_inclusion
 from ledger.core.note import parse_vkey, verify_signature
 from ledger.core.tiles import decode_bundle, decode_tile, tiles_of
@@ -194,7 +193,7 @@ async def test_an_entry_damaged_after_it_was_signed_for_is_not_published_once_mo
     epoch = await grow(store, 300)
     await Publisher(store, objects, signer, ORIGIN, epoch=epoch).publish()
     before = dict(objects._objects)
-    store._rows[index] = replace(store._rows[index], entry=store._rows[index].entry.replace(b"thing", b"THING") + b" ")
+    store._rows[index] = store._rows[index]._replace(entry=store._rows[index].entry.replace(b"thing", b"THING") + b" ")
     epoch = await grow(store, 10)
     with pytest.raises(Tampered, match="entries 256 to 299 are not those that were signed for"):
         await Publisher(store, objects, signer, ORIGIN, epoch=epoch).publish()

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from ledger.core.entry import Event, decode_entry, encode_entry
+from ledger.core.entry import decode_entry, encode_entry
+from ledger.core.event import Event
 from ledger.core.merkle import CompactRange, leaf_hash
 from ledger.errors import Conflict, StoreUnavailable, Tampered
 from ledger.sequencer import row_of
@@ -148,7 +149,7 @@ async def test_a_log_that_repeats_an_id_is_reported() -> None:
     (first,) = await replicas.store.read(4, 1)
     again = replace(decode_entry(first.entry), recordedtime="2027-01-01T00:00:00.000000Z")
     row = row_of(again, encode_entry(again))
-    await _commit(replicas, [replace(row, id="another", subject="another")])  # its writer's store had no constraint
+    await _commit(replicas, [row._replace(id="another", subject="another")])  # its writer's store had no constraint
     await replicas.publish()
     await replicas.replicate()
     with pytest.raises(Tampered, match="repeat an id or a version"):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from cli import render
-from ledger.core.entry import Entry, Event
+from ledger.core.entry import Entry
+from ledger.core.event import Event
 
 
 @given(st.text())

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.core.sealing import (
     PAYLOAD_SIZE_MAX,
     Payload,

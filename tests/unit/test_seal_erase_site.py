@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from ledger.core.entry import Entry, Event, encode_entry
+from ledger.core.entry import Entry, encode_entry
+from ledger.core.event import Event
 from ledger.errors import StoreUnavailable, Tampered
 from ledger.keyring import KEYRING
 from ledger.keyring.data import delete_data_key, subject_key_name

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ledger.core.acts import acts_source
-from ledger.core.entry import Entry, Event
+from ledger.core.entry import Entry
+from ledger.core.event import Event
 from ledger.keyring.erasures import (
     PRIMARY,
     Erasures,

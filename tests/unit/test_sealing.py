@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from ledger.core.entry import Entry, Event, encode_entry
+from ledger.core.entry import Entry, encode_entry
+from ledger.core.event import Event
 from ledger.errors import (
     Conflict,
     EntryTooLarge,

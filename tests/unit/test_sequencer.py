@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 
 import pytest
 
-from ledger.core.entry import Event, decode_entry
+from ledger.core.entry import decode_entry
+from ledger.core.event import Event
 from ledger.core.merkle import CompactRange, root_hash
 from ledger.errors import EntryTooLarge, Fenced, IdConflict, InvalidRequest, Pushback, StoreUnavailable, VersionConflict
 from ledger.sequencer import Recorded, Sequencer, SequencerLimits
@@ -269,6 +271,104 @@ async def test_a_caller_who_leaves_during_the_commit_finds_the_event_recorded_on
             await leaving
         again = await sequencer.append([event(0), event(1)], actor=ACTOR)
     assert [(recorded.index, recorded.duplicate) for recorded in again] == [(0, True), (1, False)]
+
+
+# -- the next transaction, staged while one commits ---------------------------------------------------------------
+
+
+async def staged_ahead(store: GatedStore, sequencer: Sequencer, *events: Event) -> list[asyncio.Task[list[Recorded]]]:
+    """Append one event after the other: the first is held in its commit, the rest is staged on top of it."""
+    tasks = [asyncio.create_task(sequencer.append([events[0]], actor=ACTOR))]
+    await store.committing.wait()
+    for one in events[1:]:
+        tasks.append(asyncio.create_task(sequencer.append([one], actor=ACTOR)))
+        await asyncio.sleep(0.001)  # taken in, whatever turns the loop takes for it
+    return tasks
+
+
+async def test_what_was_staged_on_a_commit_that_failed_is_staged_again() -> None:
+    class Failing(GatedStore):
+        async def commit(self, rows: Sequence[Row], **more: Any) -> None:
+            if len(self.sizes) == 0:
+                self.sizes.append(0)
+                self.committing.set()
+                await self.gate.wait()
+                raise StoreUnavailable("the line is down")
+            await super().commit(rows, **more)
+
+    store = Failing()
+    async with Sequencer(store, StepClock()) as sequencer:
+        first, second, third = await staged_ahead(store, sequencer, event(0), event(1), event(2))
+        store.gate.set()
+        with pytest.raises(StoreUnavailable):
+            await first
+        assert [(await task)[0][:2] for task in (second, third)] == [(0, 1), (1, 2)]
+        assert (await sequencer.append([event(0)], actor=ACTOR))[0][:2] == (2, 3)
+    assert [decode_entry(data).streamversion for data in await entries_of(store)] == [1, 2, 3]
+
+
+async def test_an_event_sent_again_while_it_is_committed_is_recorded_once() -> None:
+    store = GatedStore()
+    async with Sequencer(store, StepClock()) as sequencer:
+        first, again, other = await staged_ahead(store, sequencer, event(0), event(0), event(1))
+        store.gate.set()
+        assert [(await task)[0].index for task in (first, again, other)] == [0, 0, 1]
+        assert [(await task)[0].duplicate for task in (first, again, other)] == [False, True, False]
+    assert (await store.head()).size == 2
+
+
+async def test_a_caller_who_leaves_what_was_staged_ahead_is_not_recorded() -> None:
+    store = GatedStore()
+    async with Sequencer(store, StepClock()) as sequencer:
+        first, leaving, staying = await staged_ahead(store, sequencer, event(0), event(1), event(2))
+        leaving.cancel()
+        await asyncio.sleep(0)
+        store.gate.set()
+        assert [(await task)[0][:2] for task in (first, staying)] == [(0, 1), (1, 2)]
+    assert [decode_entry(data).event.id for data in await entries_of(store)] == ["e0", "e2"]
+
+
+async def test_what_is_staged_ahead_keeps_its_room_in_the_pool() -> None:
+    store = GatedStore()
+    async with Sequencer(store, StepClock(), limits=SequencerLimits(pool_entries_max=2)) as sequencer:
+        tasks = await staged_ahead(store, sequencer, event(0), event(1), event(2))
+        with pytest.raises(Pushback):
+            await sequencer.append([event(3)], actor=ACTOR)
+        store.gate.set()
+        await asyncio.gather(*tasks)
+        assert sequencer.pool_entries == 0
+
+
+async def test_a_stream_that_was_taken_for_new_and_is_not_goes_on_where_it_was() -> None:
+    store = MemoryEntryStore()
+    async with Sequencer(store, StepClock()) as earlier:
+        await earlier.append([event(n, subject="old") for n in range(3)], actor=ACTOR)
+    async with Sequencer(store, StepClock()) as sequencer:
+        for number in range(100):  # by now whatever is not known is taken for new
+            await sequencer.append([event(1_000 + number, subject=f"new{number}")], actor=ACTOR)
+        answers = await asyncio.gather(
+            sequencer.append([event(5, subject="young")], actor=ACTOR),
+            sequencer.append([event(3, subject="old"), event(4, subject="old")], actor=ACTOR),
+        )
+        assert [[recorded.streamversion for recorded in answer] for answer in answers] == [[1], [4, 5]]
+        with pytest.raises(VersionConflict, match="at version 5, expected 0"):
+            await sequencer.append([event(6, subject="old")], actor=ACTOR, expected_version=0)
+    async with Sequencer(store, StepClock()) as later:
+        with pytest.raises(VersionConflict, match="at version 5, expected 0"):  # nothing is known of it at all
+            await later.append([event(6, subject="old")], actor=ACTOR, expected_version=0)
+        again = await later.append([event(0, subject="old")], actor=ACTOR, expected_version=0)
+        assert again[0].duplicate
+
+
+async def test_a_repetition_beside_an_expected_version_does_not_move_it() -> None:
+    store = GatedStore()
+    store.gate.set()
+    async with Sequencer(store, StepClock()) as sequencer:
+        await sequencer.append([event(0)], actor=ACTOR)
+        repeated, next_ = await asyncio.gather(
+            sequencer.append([event(0)], actor=ACTOR), sequencer.append([event(1)], actor=ACTOR, expected_version=1)
+        )
+    assert (repeated[0].duplicate, next_[0].streamversion) == (True, 2)
 
 
 # -- a store that fails at random ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from ledger.core.acts import SUCCEEDED
 from ledger.core.checkpoint import parse_checkpoint
-from ledger.core.entry import Event
+from ledger.core.event import Event
 from ledger.core.note import format_note
 from ledger.errors import Conflict, Forked, Tampered
 from ledger.store.base import SignedCheckpoint, StoredEntry

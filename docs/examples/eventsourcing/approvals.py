@@ -1,10 +1,10 @@
 """行政许可登记: a register of administrative permits, event-sourced, with a ledger as its store.
 
 An application of the `eventsourcing` library like any other. Two things are worth a look: every event has a frozen name
-(`topic=`), and nothing here knows of the ledger. Run it with:
+(`topic=`), and nothing here knows of the ledger, which seals and signs what is recorded. Run it with:
 
+    export JINSHI_PASSPHRASE=...
     jinshi init permits
-    jinshi --ledger permits source declare urn:jinshi:app:Approvals --public
     JINSHI_LEDGER=permits PERSISTENCE_MODULE=ledger.persistence python approvals.py
     jinshi --ledger permits log --json
 """

@@ -14,7 +14,7 @@ from ledger.protocols import Signer
 from ledger.store.base import EntryStore, Head, ObjectStore, SignedCheckpoint, Tag
 from ledger.tasks import Report, run_bounded
 
-READ_ENTRIES = 16 * TILE_WIDTH
+READ_ENTRIES = 4 * TILE_WIDTH
 
 
 def sign_checkpoint(checkpoint: Checkpoint, signer: Signer) -> bytes:

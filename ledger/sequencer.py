@@ -227,15 +227,19 @@ class Sequencer:
 
     async def _run(self) -> None:
         batch = _Batch()
-        while True:
-            self._wake.clear()
-            await self._fill(batch)
-            if batch.calls:
-                batch = await self._commit_and_stage(batch)
-            elif self._closing and not self._pool:
-                return
-            elif not self._pool:
-                await self._wake.wait()
+        try:
+            while True:
+                self._wake.clear()
+                await self._fill(batch)
+                if batch.calls:
+                    batch = await self._commit_and_stage(batch)
+                elif self._closing and not self._pool:
+                    return
+                elif not self._pool:
+                    await self._wake.wait()
+        except BaseException:  # a fault of ours: nobody may wait for an answer that never comes
+            self._stop_for_good(batch.calls, StoreUnavailable("the ledger's writer stopped", hint="open it again"))
+            raise
 
     async def _commit_and_stage(self, batch: _Batch) -> _Batch:
         """Commit a batch; meanwhile stage the next one, which is returned."""
@@ -259,8 +263,7 @@ class Sequencer:
             if isinstance(error, Fenced | CompareFailed):
                 self._stop_for_good(following.calls, Fenced(error.what, hint=error.hint))
         except BaseException:
-            stopped = StoreUnavailable("the ledger's writer stopped", hint="open it again")
-            self._stop_for_good([*batch.calls, *following.calls], stopped)
+            batch.calls += following.calls
             raise
         return following
 
@@ -301,7 +304,7 @@ class Sequencer:
             for call in batch.calls[batch.staged :]:
                 batch.staged += 1
                 if not call.done.done():  # a caller that was cancelled is not recorded
-                    batch.staging.add(call)
+                    await _stage(batch.staging, call)
         except Unsure:
             batch.unstage(sure=True)
         except JinshiError as error:
@@ -351,7 +354,7 @@ class Sequencer:
         self._versions.update(await self._store.stream_versions(list(streams)))
         staging = self._staging(head, await self._find(calls))
         for call in calls:
-            staging.add(call)
+            await _stage(staging, call)
         return staging
 
     def _staging(self, head: Head, known: Mapping[EventKey, Known] | None = None) -> Staging:
@@ -419,6 +422,12 @@ class Sequencer:
             self._versions.move_to_end(stream)
         while len(self._versions) > self._limits.streams_cached_max:
             self._versions.popitem(last=False)
+
+
+async def _stage(staging: Staging, call: Call) -> None:
+    """Stage a call, and let what is being committed go on in between. Raises Unsure."""
+    for _ in staging.add(call):
+        await asyncio.sleep(0)
 
 
 def _refuse(calls: Iterable[Call], error: JinshiError) -> None:

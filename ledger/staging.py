@@ -7,9 +7,9 @@ recorded under its keys. Where staging without that look cannot be right, it say
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ledger.core.entry import Entry, encode_event, same_event
 from ledger.core.event import Event, event_time_us, format_time
@@ -17,6 +17,9 @@ from ledger.core.merkle import leaf_hash
 from ledger.errors import IdConflict, JinshiError, Unavailable, VersionConflict
 from ledger.sealing import Addressed, Closed, Opened
 from ledger.store.base import Row, StoredEntry, StreamId
+
+SLICE_EVENTS: Final = 64
+"""Staging so many takes about as long as a round trip to the store."""
 
 EventKey = tuple[str, str]
 """(source, id): what idempotency goes by."""
@@ -116,25 +119,33 @@ class Staging:
         """Whether a caller has left since its call was staged."""
         return any(call.done.done() for call, _ in self.answers)
 
-    def add(self, call: Call) -> None:
-        """Stage a call; one that cannot be recorded is answered why, and the others go on. Raises Unsure."""
+    def add(self, call: Call) -> Iterator[None]:
+        """Stage a call, a slice at a time, so that whoever does it can let others in between.
+
+        A call that cannot be recorded is answered why, and the others go on. Raises Unsure.
+        """
+        rows: list[Row] = []
+        answer: list[Recorded] = []
+        versions: dict[StreamId, int] = {}
         try:
-            rows, answer, versions = self._stage(call)
+            yield from self._stage(call, rows, answer, versions)
         except JinshiError as error:
-            call.done.set_exception(error)
+            if not call.done.done():
+                call.done.set_exception(error)
             return
         self.rows += rows
         self.versions.update(versions)
         self.answers.append((call, answer))
 
-    def _stage(self, call: Call) -> tuple[list[Row], list[Recorded], dict[StreamId, int]]:
-        rows: list[Row] = []
-        answer: list[Recorded] = []
-        versions: dict[StreamId, int] = {}
+    def _stage(
+        self, call: Call, rows: list[Row], answer: list[Recorded], versions: dict[StreamId, int]
+    ) -> Iterator[None]:
         placed: dict[EventKey, tuple[Event, Recorded]] | None = {} if len(set(call.keys)) < len(call.keys) else None
         index, known, seal, actor = self.base + len(self.rows), self._known, self._seal, call.actor
         recordedtime, recordedtime_us = self._recordedtime, self.recordedtime_us
-        for one, key in zip(call.events, call.keys, strict=True):
+        for number, (one, key) in enumerate(zip(call.events, call.keys, strict=True), 1):
+            if not number % SLICE_EVENTS:
+                yield
             event = one.event
             if known and (first := known.get(key)) is not None:
                 answer.append(_first_receipt(first, one))
@@ -167,7 +178,6 @@ class Staging:
             versions[stream] = version
             if placed is not None:
                 placed[key] = (one.sent, recorded)
-        return rows, answer, versions
 
     def _version(self, stream: StreamId) -> int:
         found = self.versions.get(stream)

@@ -131,15 +131,26 @@ def _surely(data: bytes, nesting_max: int) -> Any:
 
     What it writes is canonical but for floats, and the order of keys beyond U+FFFF; integers it holds to 2^53-1.
     """
-    if data.count(b"[") + data.count(b"{") > nesting_max or (not data.isascii() and _ORDER_MAY_DIFFER.search(data)):
+    if not data.isascii() and _ORDER_MAY_DIFFER.search(data):
         return _UNSURE
     try:
         value = orjson.loads(data)
-        if orjson.dumps(value, option=_SURE) == data and _without_floats(value):
+        if orjson.dumps(value, None, _SURE) == data and _is_plain(value, data, nesting_max):
             return value
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         pass
     return _UNSURE
+
+
+def _is_plain(value: object, data: bytes, nesting_max: int) -> bool:
+    """Whether a value holds no float, and is surely not nested too deeply; quick for an object of texts and numbers."""
+    if type(value) is dict:
+        for item in value.values():
+            if type(item) not in _FLAT:
+                break
+        else:
+            return nesting_max > 0
+    return data.count(b"[") + data.count(b"{") <= nesting_max and _without_floats(value)
 
 
 def _without_floats(value: object) -> bool:

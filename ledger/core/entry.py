@@ -63,8 +63,8 @@ def encode_event(event: Event, time: str, *, streamversion: int, recordedtime: s
     check_event(event)
     if time != event.time:
         check_time(time)
-    given = (_repeated(time), streamversion, _repeated(recordedtime), actor)
-    data = _encode_extended(event, *given) if event.extensions else _encode(event, *given)
+    encode = _encode_extended if event.extensions else _encode
+    data = encode(event, _repeated(time), streamversion, _repeated(recordedtime), actor)
     if len(data) > ENTRY_SIZE_MAX:
         raise EntryTooLarge(
             f"event {event.id!r} makes an entry of {len(data)} bytes; the most is {ENTRY_SIZE_MAX}",
@@ -80,7 +80,11 @@ def encode_event(event: Event, time: str, *, streamversion: int, recordedtime: s
 def _encode(event: Event, time: bytes, streamversion: int, recordedtime: bytes, actor: str) -> bytes:
     """An entry without extension attributes."""
     opening, source, closing = _repeated_members(actor, event.source, event.type)
-    data = b"".join([b"," + member for member in _data_members(event)])
+    data = event.data
+    if data is not None and event.datacontenttype is None and event.dataref is None and _is_plain(event):
+        data = b',"data":' + data
+    else:
+        data = b"".join([b"," + member for member in _data_members(event)])
     keyid = b"" if event.keyid is None else b',"keyid":' + _repeated(event.keyid)
     subject = b"" if event.subject is None else b',"subject":' + _text(event.subject)
     return b'%b%b,"id":%b%b,"recordedtime":%b%b%d%b,"time":%b%b' % (
@@ -198,7 +202,8 @@ def decode_entry(data: bytes) -> Entry:
 
 def _is_plain(event: Event) -> bool:
     """Whether the data stands as `data`, not as `data_base64`."""
-    return event.data is not None and _may_be_plain(event) and is_canonical(event.data)
+    data = event.data
+    return data is not None and _may_be_plain(event) and is_canonical(data)
 
 
 def _may_be_plain(event: Event) -> bool:

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 SCHEMA_VERSION: Final = 1
 READERS_MAX: Final = 4
-ONE_STATEMENT_MAX: Final = 256
+ONE_STATEMENT_MAX: Final = 64
 """Up to so many rows go in one statement, more by COPY."""
 
 MIGRATIONS: Final[Mapping[int, str]] = {

@@ -6,11 +6,12 @@ python -m tests.bench [append|merkle|restore|memory|audit|postgres|latency] ... 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import platform
 import tempfile
 from pathlib import Path
+
+import uvloop
 
 from tests.bench import append, audit, latency, merkle, postgres, restore
 
@@ -39,7 +40,7 @@ def main() -> None:
     for name in options.which or BENCHES:
         with tempfile.TemporaryDirectory(prefix="jinshi-bench-", dir=options.dir) as scratch:
             size = options.seconds if name == "latency" else options.entries
-            asyncio.run(BENCHES[name](Path(scratch), options.rounds, size))
+            uvloop.run(BENCHES[name](Path(scratch), options.rounds, size))
 
 
 if __name__ == "__main__":

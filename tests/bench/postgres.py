@@ -97,7 +97,7 @@ async def run(scratch: Path, rounds: int, _entries: int) -> None:
     try:
         await _against_library(server, scratch, rounds)
         for mode in (Mode.PUBLIC, Mode.SEALED):
-            for callers in (1, 2):
+            for callers in (1, 8):
                 await _against_copy(server, scratch, rounds, mode, callers)
     finally:
         server.stop()

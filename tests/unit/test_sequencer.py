@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -15,7 +15,7 @@ from ledger.core.event import Event
 from ledger.core.merkle import CompactRange, root_hash
 from ledger.errors import EntryTooLarge, Fenced, IdConflict, InvalidRequest, Pushback, StoreUnavailable, VersionConflict
 from ledger.sequencer import Recorded, Sequencer, SequencerLimits
-from ledger.store.base import Head, Row
+from ledger.store.base import Head, Row, StreamId
 from ledger.store.faulty import FaultyEntryStore, Outcome
 from ledger.store.memory import MemoryEntryStore
 
@@ -271,6 +271,30 @@ async def test_a_caller_who_leaves_during_the_commit_finds_the_event_recorded_on
             await leaving
         again = await sequencer.append([event(0), event(1)], actor=ACTOR)
     assert [(recorded.index, recorded.duplicate) for recorded in again] == [(0, True), (1, False)]
+
+
+@pytest.mark.parametrize("when", ["staged", "committed"])
+async def test_a_fault_of_ours_is_answered_to_everybody_who_waits(when: str) -> None:
+    class Broken(MemoryEntryStore):
+        async def stream_versions(self, streams: Sequence[StreamId]) -> Mapping[StreamId, int]:
+            if when == "staged":
+                raise RuntimeError("a fault")
+            return await super().stream_versions(streams)
+
+        async def commit(self, rows: Sequence[Row], **more: Any) -> None:
+            await asyncio.sleep(0.01)
+            raise RuntimeError("a fault")
+
+    sequencer = await Sequencer(Broken(), StepClock()).__aenter__()
+    waiting = [asyncio.create_task(sequencer.append([event(0)], actor=ACTOR))]
+    await asyncio.sleep(0)
+    waiting += [asyncio.create_task(sequencer.append([event(n)], actor=ACTOR)) for n in range(1, 4)]
+    answers = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 4
+    with pytest.raises(StoreUnavailable, match="writer stopped"):
+        await sequencer.append([event(9)], actor=ACTOR)
+    with pytest.raises(RuntimeError, match="a fault"):  # and it is not hidden
+        await sequencer.__aexit__(None, None, None)
 
 
 # -- the next transaction, staged while one commits ---------------------------------------------------------------

@@ -104,7 +104,7 @@ def _encode(event: Event, time: bytes, streamversion: int, recordedtime: bytes, 
 def _encode_extended(event: Event, time: bytes, streamversion: int, recordedtime: bytes, actor: str) -> bytes:
     """An entry whose extension attributes stand among the others."""
     members = [
-        _actor_member(actor),
+        _repeated_members(actor, event.source, event.type)[0][1:],
         *_data_members(event),
         b'"id":' + _text(event.id),
         b'"recordedtime":' + recordedtime,
@@ -118,7 +118,9 @@ def _encode_extended(event: Event, time: bytes, streamversion: int, recordedtime
         members.append(b'"keyid":' + _repeated(event.keyid))
     if event.subject is not None:
         members.append(b'"subject":' + _text(event.subject))
-    members += [b'"%b":%b' % (name.encode(), canonicalize(value)) for name, value in event.extensions.items()]
+    for name, value in event.extensions.items():
+        text = b"%d" % value if type(value) is int else canonicalize(value)
+        members.append(b'"%b":%b' % (name.encode(), text))
     members.sort()  # a name ends in a quotation mark, which sorts before whatever else may stand in one
     return b"{%b}" % b",".join(members)
 

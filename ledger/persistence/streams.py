@@ -83,18 +83,19 @@ class Streams:
             Unavailable: the keeper of the keys it would be sealed with cannot be reached; nothing was recorded.
             Fenced: another writer has taken over.
         """
-        streams = {stream_of(event) for event in events}
+        positions = [(stream_of(event), _version(event)) for event in events]
+        streams = {stream for stream, _ in positions}
         while busy := {self._busy[stream] for stream in streams if stream in self._busy}:
             await asyncio.wait(busy)
         # One append at a time has a stream, so that what is checked here still holds where it is recorded.
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._busy.update(dict.fromkeys(streams, ended))
         try:
-            later = {stream_of(event) for event in events if _version(event) > FIRST_VERSION_MAX}
+            later = {stream for stream, version in positions if version > FIRST_VERSION_MAX}
             unknown = [stream for stream in later if stream not in self._last]
             if unknown:
                 await asyncio.gather(*map(self._load, unknown))
-            lasts = self._check(events)
+            lasts = self._check(positions)
             places = await self._settle(events, actor)
             self._remember(lasts)
         except BaseException:
@@ -110,11 +111,10 @@ class Streams:
     async def _load(self, stream: StreamId) -> None:
         self._remember({stream: await self.last_version(stream)})
 
-    def _check(self, events: Sequence[Event]) -> dict[StreamId, int | None]:
+    def _check(self, positions: Sequence[tuple[StreamId, int]]) -> dict[StreamId, int | None]:
         """What the last versions will be. Raises VersionConflict: an event is not beyond its stream's last version."""
         lasts: dict[StreamId, int | None] = {}
-        for event in events:
-            stream, version = stream_of(event), _version(event)
+        for stream, version in positions:
             last = lasts.get(stream, self._last.get(stream))
             if last is not None and version <= last:
                 raise VersionConflict(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from ledger.core.acknowledgement import REMOTE_ROLE, ROLES, SAME_CITY_ROLE
 from ledger.errors import InvalidRequest
 from ledger.store.place import PostgresPlace, parse_postgres
 
@@ -24,13 +25,40 @@ RESTORE_FILE = "restore the file from a copy"
 
 @dataclass(frozen=True, slots=True)
 class SiteSettings:
-    """One site of a ledger: where it is, who cosigns there, and where that key is kept."""
+    """One site of a ledger: where it is, who cosigns there, and where that key is kept.
+
+    `credentials`, and those of its mirror and of readers where they have their own, say where they are (a reference of
+    cli/credentials.py; '': in AWS_ACCESS_KEY_ID). `lock_days`: for how long Object Lock keeps what is written; 0: none.
+    """
 
     name: str
     url: str
     mirror: str
     mirror_key: str
     classification: str = "internal"
+    role: str = ""
+    credentials: str = ""
+    mirror_credentials: str = ""
+    reader_credentials: str = ""
+    lock_days: int = 0
+
+    def __post_init__(self) -> None:
+        if self.role not in ("", *ROLES):
+            raise InvalidRequest(f"site {self.name!r}: its role is {self.role!r}", hint=f"give {' or '.join(ROLES)}")
+
+    @property
+    def counts_as(self) -> str:
+        """Its role: as it is set, else by its name, as the sites are named that `init` makes."""
+        return self.role or (SAME_CITY_ROLE if self.name.startswith(SAME_CITY_ROLE) else REMOTE_ROLE)
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessSettings:
+    """A witness that is asked to cosign: its submission prefix, and what verifies its cosignatures."""
+
+    name: str
+    url: str
+    vkey: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +75,7 @@ class LedgerSettings:
     recovery: str = ""
     keys: str = ""
     sites: tuple[SiteSettings, ...] = ()
+    witnesses: tuple[WitnessSettings, ...] = ()
     kek: str = ""
     kek_next: str = ""
     store: str = SQLITE
@@ -62,6 +91,10 @@ class LedgerSettings:
     def with_site(self, site: SiteSettings) -> LedgerSettings:
         """These settings with one more site."""
         return replace(self, sites=(*self.sites, site))
+
+    def with_witness(self, witness: WitnessSettings) -> LedgerSettings:
+        """These settings with one more witness."""
+        return replace(self, witnesses=(*self.witnesses, witness))
 
     def with_kek(self, kek: str) -> LedgerSettings:
         """These settings with another key-encryption key in use."""
@@ -113,6 +146,11 @@ class LedgerPaths:
         return self.root / "evidence"
 
     @property
+    def witnessed(self) -> Path:
+        """The last checkpoint that each witness has cosigned, by its name."""
+        return self.root / "witnessed"
+
+    @property
     def default_keys(self) -> Path:
         """Beside the ledger, for what belongs elsewhere: mirror keys and the recovery key."""
         return self.root.with_name(self.root.name + "-keys")
@@ -139,6 +177,8 @@ class Environment:
     bao_token: str | None = field(default=None, repr=False)
     bao_ca: str | None = None
     postgres_password: str | None = field(default=None, repr=False)
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """All there are, for the credentials of sites, which settings refer to by name."""
 
     @property
     def actor(self) -> str:
@@ -166,6 +206,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         bao_token=env.get("BAO_TOKEN") or env.get("VAULT_TOKEN"),
         bao_ca=env.get("BAO_CACERT") or env.get("VAULT_CACERT"),
         postgres_password=env.get("PGPASSWORD"),
+        variables=dict(env),
     )
 
 
@@ -238,17 +279,23 @@ def read_settings(paths: LedgerPaths) -> LedgerSettings:
         raise InvalidRequest(
             f"{paths.config} has format {value.get('format')!r}; this jinshi reads {FORMAT}", hint="use a newer jinshi"
         )
-    sites = value.pop("sites", [])
-    if not isinstance(sites, list):
-        raise InvalidRequest(f"{paths.config}: 'sites' is not a list", hint=RESTORE_FILE)
-    known_sites = tuple(_build(SiteSettings, site, paths.config) for site in sites)
+    sites = _build_all(SiteSettings, value, "sites", paths.config)
+    witnesses = _build_all(WitnessSettings, value, "witnesses", paths.config)
     settings: LedgerSettings = _build(LedgerSettings, value, paths.config)
-    return replace(settings, sites=known_sites)
+    return replace(settings, sites=sites, witnesses=witnesses)
 
 
 def format_settings(settings: LedgerSettings) -> bytes:
     """The text of `jinshi.json`."""
     return (json.dumps(asdict(settings), ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def _build_all(kind: type[Any], value: dict[str, Any], name: str, where: Path) -> tuple[Any, ...]:
+    """The members of a list that is taken out of `value`."""
+    found = value.pop(name, [])
+    if not isinstance(found, list):
+        raise InvalidRequest(f"{where}: {name!r} is not a list", hint=RESTORE_FILE)
+    return tuple(_build(kind, one, where) for one in found)
 
 
 def _build(kind: type[Any], value: object, where: Path) -> Any:
@@ -259,7 +306,7 @@ def _build(kind: type[Any], value: object, where: Path) -> Any:
         if name not in known:
             raise InvalidRequest(f"{where}: unknown key {name!r}", hint=_nearest(name, list(known)))
     for name, member in known.items():
-        wanted = int if name == "format" else str
+        wanted = int if name in ("format", "lock_days") else str
         if name in value and name != "sites" and not isinstance(value[name], wanted):
             raise InvalidRequest(f"{where}: {name!r} is {value[name]!r}, not a {wanted.__name__}", hint=RESTORE_FILE)
         if name not in value and member.default is MISSING:

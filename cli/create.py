@@ -42,7 +42,7 @@ from ledger.core.canonical import JsonValue
 from ledger.core.checkpoint import origin_prefix
 from ledger.core.event import Event
 from ledger.core.note import VerifierKey, parse_vkey
-from ledger.core.policy import format_policy, make_policy
+from ledger.core.policy import PolicyWitness, format_policy, make_policy
 from ledger.errors import InvalidRequest
 from ledger.files import hold_lock
 from ledger.keyring import KEYRING, announcement, keyring_object
@@ -218,9 +218,11 @@ async def _fill(
 
 
 def policy_of(settings: LedgerSettings) -> bytes:
-    """The trust policy init writes: the log's key, and any one of the sites' mirrors."""
+    """The trust policy init writes: the log's key, and any one of the sites' mirrors; witnesses are listed beside."""
     mirrors: dict[str, VerifierKey] = {site.name: parse_vkey(site.mirror) for site in settings.sites}
-    return format_policy(make_policy(parse_vkey(settings.vkey), mirrors, threshold="any"))
+    policy = make_policy(parse_vkey(settings.vkey), mirrors, threshold="any")
+    witnesses = (PolicyWitness(one.name.encode(), parse_vkey(one.vkey), one.url.encode()) for one in settings.witnesses)
+    return format_policy(replace(policy, witnesses=(*policy.witnesses, *witnesses)))
 
 
 def first_events(

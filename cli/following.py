@@ -13,19 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cli.config import WitnessSettings
 from cli.erasing import settle_as_writer
 from cli.logs import get_logger
 from cli.replicating import Keys, Outcome, log_news
 from cli.system import nonce
 from cli.wiring import OpenLedger, WritableLedger
+from cli.witnesses import ask
+from ledger.acknowledging import Acknowledging
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.errors import Fenced, JinshiError
-from ledger.http.levels import Level
 from ledger.http.quorum import Quorum
 from ledger.http.service import Service
+from ledger.levels import Level
 from replication.follower import Follower
 from replication.mirror import Mirror
-from replication.site import Site, read_cosigned
+from replication.site import Site, check_site, read_cosigned
 
 PAUSE_S = 0.05
 """Between two rounds of one site, at least: what is published meanwhile goes in one."""
@@ -91,13 +94,22 @@ class Rounds:
     """The rounds of one site: shipping, then cosigning by its mirror, here or elsewhere."""
 
     def __init__(
-        self, ledger: OpenLedger, site: Site, follower: Follower, keys: Keys, quorum: Quorum, *, elsewhere_s: float
+        self,
+        ledger: OpenLedger,
+        site: Site,
+        follower: Follower,
+        keys: Keys,
+        quorum: Quorum,
+        acknowledging: Acknowledging,
+        *,
+        elsewhere_s: float,
     ) -> None:
         self._ledger = ledger
         self._site = site
         self._follower = follower
         self._keys = keys
         self._quorum = quorum
+        self._acknowledging = acknowledging
         self._elsewhere_s = elsewhere_s
         self._mirror: Mirror | None = None
         self._mirrored = Path(ledger.settings.site(site.name).mirror_key).is_file()
@@ -115,9 +127,20 @@ class Rounds:
         size = await self._follower.run_once(upto=target, keyring=keyring)
         if self._mirror is None:
             await self._cosigned_elsewhere(size)
-        elif (cosigned := await self._mirror.advance()) is not None:
-            self._quorum.offer(cosigned)
+        elif (cosigned := await self._advance(self._mirror)) is not None:
+            self._take(cosigned)
         return size
+
+    async def _advance(self, mirror: Mirror) -> OpenedCheckpoint | None:
+        try:
+            return await mirror.advance()
+        finally:
+            if found := mirror.alarms.found:
+                self._acknowledging.damaged(self._site.name, f"{found[0].key}: {found[0].what}")
+
+    def _take(self, cosigned: OpenedCheckpoint) -> None:
+        self._quorum.offer(cosigned)
+        self._acknowledging.cosigned(self._site.name, cosigned.checkpoint)
 
     async def _cosigned_elsewhere(self, size: int) -> None:
         """Take over what a mirror that runs elsewhere has cosigned; it is given some time to get to `size`."""
@@ -125,8 +148,10 @@ class Rounds:
         end_s = loop.time() + self._elsewhere_s
         while True:
             found = await read_cosigned(self._site, self._ledger.log_key)
-            if found is not None:
-                self._quorum.offer(found.opened)
+            if found is None:
+                self._acknowledging.cosigned(self._site.name, None)
+            else:
+                self._take(found.opened)
             if loop.time() >= end_s or (found is not None and found.opened.checkpoint.size >= size):
                 return
             await asyncio.sleep(ELSEWHERE_POLL_S)
@@ -146,8 +171,14 @@ class Following:
     settling: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def sites(self) -> list[Coroutine[Any, Any, None]]:
-        """One for each site, for as long as the ledger is served. Raises Fenced: another primary has taken over."""
-        return [self.keep_up(site) for site in self.writable.ledger.sites()] or [self._alone()]
+        """One for each site and witness, for as long as the ledger is served.
+
+        Raises:
+            Fenced: another primary has taken over.
+        """
+        ledger = self.writable.ledger
+        sites = [self.keep_up(site) for site in ledger.sites()] or [self._alone()]
+        return [*sites, *(self._keep_asking(witness) for witness in ledger.settings.witnesses)]
 
     async def keep_up(self, site: Site) -> None:
         """Bring one site up to date again and again. Raises Fenced."""
@@ -173,6 +204,23 @@ class Following:
                 await self._settle(site)
             await asyncio.sleep(self.pause_s if outcome.error is None else self.every_s)
 
+    async def _keep_asking(self, witness: WitnessSettings) -> None:
+        """Have a witness cosign what the sites are asked to cosign, again and again."""
+        name, size = f"witness {witness.name}", -1
+        while True:
+            target = await self.target.above(size, self.every_s)
+            self.target.begins(name)
+            try:
+                asked = await ask(self.writable.ledger, witness, target)
+            finally:
+                self.target.ends(name)
+            if asked.opened is not None:
+                self.service.quorum.offer(asked.opened)
+                size = max(size, target.checkpoint.size)
+            if asked.error is not None or name not in self.shown or self.shown[name].partition(" ")[0] != "size":
+                log_news(Outcome(name, size, error=asked.error), self.shown)
+            await asyncio.sleep(self.pause_s if asked.error is None else self.every_s)
+
     def _rounds(self, site: Site) -> Rounds:
         ledger = self.writable.ledger
         follower = Follower(
@@ -185,16 +233,17 @@ class Following:
             # Grows while the ledger is served: the sequencer's sealer takes in every approval.
             erased=self.writable.sealer.erasures.erased,
         )
-        return Rounds(ledger, site, follower, self.keys, self.service.quorum, elsewhere_s=self.every_s)
+        quorum, acknowledging = self.service.quorum, self.service.acknowledging
+        return Rounds(ledger, site, follower, self.keys, quorum, acknowledging, elsewhere_s=self.every_s)
 
     def _tell(self, site: Site, outcome: Outcome) -> None:
         if outcome.error is not None or self.shown.get(site.name, "").partition(" ")[0] != "size":
             log_news(outcome, self.shown)  # that it goes on as it went is no news
         if outcome.error is None:
-            self.service.metrics.replicated.labels(site.name).set(outcome.size)
             self.service.quorum.standings[site.name] = f"has {outcome.size} entries"
         else:
             self.service.quorum.standings[site.name] = outcome.error.what
+            self.service.acknowledging.failed(site.name, outcome.error)
 
     async def _settle(self, *sites: Site) -> None:
         """Record what a site has confirmed of erasures, now that it has come further; no other site is asked."""
@@ -211,3 +260,19 @@ class Following:
         while True:
             await self._settle()
             await published.changed()
+
+
+async def watch_sites(ledger: OpenLedger, acknowledging: Acknowledging, every_s: float) -> None:
+    """See for ever how far the sites are that others replicate to; one that does not answer keeps no other waiting."""
+
+    async def watch(site: Site) -> None:
+        while True:
+            try:
+                await check_site(site, ledger.origin)
+                found = await read_cosigned(site, ledger.log_key)
+                acknowledging.cosigned(site.name, None if found is None else found.opened.checkpoint)
+            except JinshiError as error:
+                acknowledging.failed(site.name, error)
+            await asyncio.sleep(every_s)
+
+    await asyncio.gather(*(watch(site) for site in ledger.sites()))

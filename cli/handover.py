@@ -10,19 +10,22 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from cli.acknowledging import Ack, Writing
 from cli.config import Environment
 from cli.wiring import OpenLedger, open_for_writing, open_ledger
 from ledger import errors
+from ledger.acknowledging import ACK_TIMEOUT_S_MAX
 from ledger.capture.cloudevents import Appender
+from ledger.core.acknowledgement import parse_ack
 from ledger.core.encoding import decode_base64, encode_base64
 from ledger.core.event import Event
-from ledger.errors import InvalidRequest, JinshiError, LockHeld, Pushback, StoreUnavailable
+from ledger.errors import InvalidRequest, JinshiError, LockHeld, Pushback, StoreUnavailable, Unacknowledged
 from ledger.sealing import Sealer
 from ledger.sequencer import Recorded
 from ledger.tasks import Report
@@ -51,8 +54,20 @@ class Recorder(Protocol):
         ...
 
 
+class AcknowledgingRecorder(Recorder, Protocol):
+    """A `Recorder` that can wait for the sites."""
+
+    async def acknowledge(self, index: int, sources: Collection[str], ack: Ack) -> None:
+        """Return when the entries up to `index` are where these sources, and `ack`, demand that they are.
+
+        Raises:
+            Unacknowledged: that was out of reach; they stay recorded.
+        """
+        ...
+
+
 @asynccontextmanager
-async def open_to_record(root: Path, environment: Environment, passphrase: str) -> AsyncIterator[Recorder]:
+async def open_to_record(root: Path, environment: Environment, passphrase: str) -> AsyncIterator[AcknowledgingRecorder]:
     """The ledger as its writer; while `jinshi serve` is, through it.
 
     Raises:
@@ -60,9 +75,10 @@ async def open_to_record(root: Path, environment: Environment, passphrase: str) 
         InvalidRequest: it is no ledger, or the passphrase is wrong.
     """
     async with AsyncExitStack() as stack:
-        recorder: Recorder
+        recorder: AcknowledgingRecorder
         try:
-            recorder = await stack.enter_async_context(open_for_writing(root, environment, passphrase))
+            writable = await stack.enter_async_context(open_for_writing(root, environment, passphrase))
+            recorder = Writing(writable, passphrase)
         except LockHeld as held:
             try:
                 link = await stack.enter_async_context(_linked(root.absolute() / SOCKET))
@@ -97,6 +113,19 @@ class _HandedOver:
 
     async def publish(self, report: Report | None = None) -> None:
         await self.sequencer.ask({"do": "publish"})
+
+    async def acknowledge(self, index: int, sources: Collection[str], ack: Ack) -> None:
+        """The server knows what is declared, and how far the sites are."""
+        asked = None if ack.asked is None else str(ack.asked)
+        await self.sequencer.ask(
+            {
+                "do": "acknowledge",
+                "index": index,
+                "sources": list(sources),
+                "asked": asked,
+                "timeout_s": ack.timeout_s,
+            }
+        )
 
 
 class _Link:
@@ -142,11 +171,22 @@ class _Link:
 # -- the writer's end -----------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def taking_over(root: Path, appender: Appender, published: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Take events from other processes of the ledger's owner; for whoever holds its lock.
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """What the holder of the lock does for the others.
 
-    `published` returns when everything committed so far is published.
+    `published` returns when everything committed so far is published; `acknowledge` as
+    `AcknowledgingRecorder.acknowledge`.
+    """
+
+    appender: Appender
+    published: Callable[[], Awaitable[None]]
+    acknowledge: Callable[[int, Collection[str], Ack], Awaitable[None]]
+
+
+@asynccontextmanager
+async def taking_over(root: Path, taker: Taker) -> AsyncIterator[None]:
+    """Take events from other processes of the ledger's owner; for whoever holds its lock.
 
     Raises:
         StoreUnavailable: the socket cannot be made in `root`.
@@ -161,7 +201,7 @@ async def taking_over(root: Path, appender: Appender, published: Callable[[], Aw
         open_now.add(task)
         try:
             if len(open_now) <= CONNECTIONS_MAX:
-                await _converse(reader, writer, appender, published)
+                await _converse(reader, writer, taker)
         except (OSError, asyncio.IncompleteReadError, ValueError):
             pass  # the other end has gone, or is none of ours
         finally:
@@ -180,35 +220,42 @@ async def taking_over(root: Path, appender: Appender, published: Callable[[], Aw
             path.unlink(missing_ok=True)
 
 
-async def _converse(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    appender: Appender,
-    published: Callable[[], Awaitable[None]],
-) -> None:
+async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, taker: Taker) -> None:
     while True:
         message = await _receive(reader)
         try:
-            answer = await _answer(message, appender, published)
+            answer = await _answer(message, taker)
         except JinshiError as error:
             kind = next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
             answer = {"error": kind.__name__, "what": error.what, "hint": error.hint}
             if isinstance(error, Pushback):
                 answer["retry_after_s"] = error.retry_after_s
+            if isinstance(error, Unacknowledged):
+                answer["sites"] = error.sites
         await _send(writer, answer)
 
 
-async def _answer(message: Message, appender: Appender, published: Callable[[], Awaitable[None]]) -> Message:
+async def _answer(message: Message, taker: Taker) -> Message:
     match message:
         case {"do": "publish"}:
-            await published()
+            await taker.published()
+            return {}
+        case {
+            "do": "acknowledge",
+            "index": int(index),
+            "sources": list(sources),
+            "asked": str() | None as asked,
+            "timeout_s": float() | int() as timeout_s,
+        }:
+            ack = Ack(None if asked is None else parse_ack(asked), min(timeout_s, ACK_TIMEOUT_S_MAX))
+            await taker.acknowledge(index, [str(source) for source in sources], ack)
             return {}
         case {"do": "append", "actor": str(actor), "expected_version": int() | None as version, "events": list(packed)}:
             try:
                 events = [_unpacked(one) for one in packed]
             except (TypeError, ValueError) as error:
                 raise InvalidRequest("an event that was handed over is none") from error
-            places = await appender.append(events, actor=actor, expected_version=version)
+            places = await taker.appender.append(events, actor=actor, expected_version=version)
             return {
                 "places": [
                     [one.index, one.streamversion, one.recordedtime, one.leaf_hash.hex(), one.duplicate]
@@ -260,6 +307,8 @@ def _error_of(answer: Message) -> JinshiError:
     kind, what, hint = getattr(errors, answer["error"], None), answer["what"], answer["hint"]
     if kind is Pushback:
         return Pushback(what, retry_after_s=answer["retry_after_s"])
+    if kind is Unacknowledged:
+        return Unacknowledged(what, hint=hint, sites=answer["sites"])
     if not isinstance(kind, type) or not issubclass(kind, JinshiError) or kind is errors.ObjectMissing:
         kind = JinshiError
     return kind(what, hint=hint)

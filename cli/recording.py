@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from cli.config import Environment
-from cli.wiring import open_for_writing
+from cli.handover import open_to_record
 from ledger.core.event import Event
 from ledger.errors import LockHeld
 
@@ -16,7 +16,7 @@ LOCK_POLL_S = 0.5
 
 
 async def record(root: Path, environment: Environment, passphrase: str, event: Event) -> int:
-    """Append and publish an event; returns its index. A writer that is at work is waited for.
+    """Append and publish an event; returns its index. `jinshi serve` takes it over; any other writer is waited for.
 
     Raises:
         LockHeld: it still was after `LOCK_WAIT_S`.
@@ -25,9 +25,9 @@ async def record(root: Path, environment: Environment, passphrase: str, event: E
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
-            async with open_for_writing(root, environment, passphrase) as writable:
-                places = await writable.sequencer.append([event], actor=environment.actor)
-                await writable.publish()
+            async with open_to_record(root, environment, passphrase) as recorder:
+                places = await recorder.sequencer.append([event], actor=environment.actor)
+                await recorder.publish()
                 return places[0].index
         except LockHeld:
             if time.monotonic() > deadline:

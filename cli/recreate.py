@@ -203,6 +203,8 @@ async def open_copy(request: Request, policy: Policy, environment: Environment) 
 async def _holds(objects: ObjectStore) -> bool:
     async for _ in objects.list_keys(""):
         return True
+    async for _ in objects.list_versions(""):  # everything may have been deleted; versions of it are left then
+        return True
     return False
 
 

@@ -139,9 +139,19 @@ def duration(seconds: float) -> str:
     return f"{round(hours / 24)} days"
 
 
+def size(number: int) -> str:
+    """A number of bytes: 412 B, 3.1 KiB, 120 MiB."""
+    value, unit = float(number), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1000 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
 def count(number: int, one: str, many: str | None = None) -> str:
     """`1 entry`, `2,000 entries`."""
-    word = one if number == 1 else (many or (f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"))
+    word = one if number == 1 else (many or (f"{one[:-1]}ies" if re.search("[^aeiou]y$", one) else f"{one}s"))
     return f"{number:,} {word}"
 
 

@@ -9,19 +9,24 @@ from pathlib import Path
 
 from cli.logs import get_logger
 from cli.wiring import OpenLedger, load_mirror_key
+from ledger.core.checkpoint import Checkpoint
 from ledger.errors import JinshiError
 from ledger.protocols import Cosigner
+from ledger.store.versions import Alarms
 from ledger.tasks import Report
-from replication.site import Site
+from replication.site import Site, read_cosigned
+
+ALARMS_LOGGED_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How far one site came, or what stopped it."""
+    """How far one site came, or what stopped it. `cosigned`: what its mirror has verified, if anything."""
 
     site: str
     size: int = 0
     error: JinshiError | None = None
+    cosigned: Checkpoint | None = None
 
 
 class Keys:
@@ -40,17 +45,41 @@ class Keys:
 
 
 async def replicate_site(
-    ledger: OpenLedger, site: Site, keys: Keys, bars: Callable[[str], Report], *, mirrored: bool = True
+    ledger: OpenLedger,
+    site: Site,
+    keys: Keys,
+    bars: Callable[[str], Report],
+    *,
+    mirrored: bool = True,
+    whole: bool = False,
 ) -> Outcome:
-    """Ship what is published, then let the site's mirror verify and cosign it, unless it runs elsewhere."""
+    """Ship what is published, then let the site's mirror verify and cosign it, unless it runs elsewhere.
+
+    `whole`: also what the site once had, and has lost since.
+    """
+    cosigned = None
     try:
         mirror = ledger.mirror(site, await keys.of(ledger, site.name)) if mirrored else None
-        size = await (await ledger.follower(site)).run_once(bars(f"shipping to {site.name}"))
+        size = await (await ledger.follower(site)).run_once(bars(f"shipping to {site.name}"), whole=whole)
         if mirror is not None:
-            await mirror.advance(bars(f"{site.name} verifies"))
+            try:
+                opened = await mirror.advance(bars(f"{site.name} verifies"))
+            finally:
+                _log_alarms(site, mirror.alarms)
+            cosigned = None if opened is None else opened.checkpoint
+        elif (found := await read_cosigned(site, ledger.log_key)) is not None:
+            cosigned = found.opened.checkpoint
     except JinshiError as error:
         return Outcome(site.name, error=error)
-    return Outcome(site.name, size)
+    return Outcome(site.name, size, cosigned=cosigned)
+
+
+def _log_alarms(site: Site, alarms: Alarms) -> None:
+    for alarm in alarms.found[:ALARMS_LOGGED_MAX]:
+        get_logger().warning(f"{site.objects.where}/{alarm.key}: {alarm.what}", site=site.name)
+    more = max(0, len(alarms.found) - ALARMS_LOGGED_MAX) + alarms.more
+    if more:
+        get_logger().warning("and more objects of that site", site=site.name, more=more)
 
 
 def log_news(outcome: Outcome, shown: dict[str, str]) -> None:

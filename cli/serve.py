@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,25 +13,31 @@ from typing import Any
 
 import uvicorn
 
+from cli.acknowledging import Ack, acknowledging_of
+from cli.alarming import Alarming, AlarmSettings
 from cli.config import Environment
-from cli.following import Following, Target
-from cli.handover import taking_over
+from cli.following import Following, Target, watch_sites
+from cli.handover import Taker, taking_over
+from cli.listening import GRACE_S, address_of, bound, uvicorn_logs
 from cli.logs import get_logger
 from cli.replicating import Keys
+from cli.scrub_rounds import scrub_rounds
 from cli.system import SystemClock
-from cli.tls import GuardedProtocol, TlsFiles, actor_of_scope, server_context
+from cli.tls import GuardedProtocol, TlsFiles, actor_of_scope, fingerprint_of_scope, server_context
 from cli.wiring import OpenLedger, WritableLedger, open_for_writing, open_place
+from ledger.acknowledging import demanded
 from ledger.consumers import Consumers
 from ledger.core.checkpoint import OpenedCheckpoint
-from ledger.errors import InvalidRequest, JinshiError, Unavailable
+from ledger.errors import JinshiError
 from ledger.http.app import make_app
 from ledger.http.limits import HttpLimits
 from ledger.http.metrics import Metrics
 from ledger.http.publishing import Publishing
-from ledger.http.quorum import Quorum
+from ledger.http.quorum import LOOK_EVERY_S, Quorum
 from ledger.http.service import Service
+from ledger.sealing import Opener
 
-GRACE_S = 20
+ALL = "all"
 CONNECTIONS_MAX = 4_096
 
 
@@ -45,7 +49,12 @@ class ServeSettings:
     tls: TlsFiles | None = None
     replicate: bool = True
     replicate_every_s: float = 5.0
+    open_to: frozenset[str] = frozenset()
+    """Who may read what is sealed: SHA-256 fingerprints of client certificates in hexadecimal, or `ALL`."""
     limits: HttpLimits = field(default_factory=HttpLimits)
+    alarms: AlarmSettings = field(default_factory=AlarmSettings)
+    scrub_every_s: float = 0.0
+    """In what time every site is read once; 0: they are not scrubbed."""
 
 
 async def serve(
@@ -73,19 +82,10 @@ async def serve(
                 timeout_graceful_shutdown=GRACE_S,
                 ssl_context_factory=None if context is None else lambda config, default: context,
             )
-            url = f"{'http' if context is None else 'https'}://{_address(listener)}"
-            work: list[Coroutine[Any, Any, None]] = []
-            if settings.replicate:
-                target = Target(service, hold_s=settings.replicate_every_s)
-                work = Following(writable, service, Keys(passphrase), target, settings.replicate_every_s).sites()
-
-            async def published() -> None:
-                size = (await service.reader.head()).size
-                if size:
-                    await service.publishing.until_published(size - 1)
-
-            with _uvicorn_logs():
-                async with taking_over(root, writable.sequencer, published):
+            url = f"{'http' if context is None else 'https'}://{address_of(listener)}"
+            work = _beside(writable, service, passphrase, settings)
+            with uvicorn_logs():
+                async with taking_over(root, _taker(writable, service)):
                     await _run(Server(config, service, lambda: ready(url)), listener, service, work)
 
 
@@ -150,7 +150,13 @@ async def _run(
 async def _service(writable: WritableLedger, settings: ServeSettings) -> AsyncIterator[Service]:
     ledger = writable.ledger
     metrics = Metrics()
-    quorum = _quorum(ledger, settings)
+    quorum, acknowledging = _quorum(ledger, settings), await acknowledging_of(ledger)
+
+    def published(opened: OpenedCheckpoint) -> None:
+        acknowledging.published(opened.checkpoint)
+        if not quorum.needs_sites:
+            quorum.offer(opened)
+
     consumers = open_place(str(ledger.paths.root / "consumers"), ledger.environment, create=True)
     async with Publishing(
         ledger.store,
@@ -159,7 +165,7 @@ async def _service(writable: WritableLedger, settings: ServeSettings) -> AsyncIt
         limits=settings.limits,
         metrics=metrics,
         notice=lambda error: get_logger().error(error.what, hint=error.hint),
-        published=lambda opened: None if quorum.needs_sites else quorum.offer(opened),
+        published=published,
     ) as publishing:
         service = Service(
             origin=ledger.origin,
@@ -169,7 +175,10 @@ async def _service(writable: WritableLedger, settings: ServeSettings) -> AsyncIt
             publishing=publishing,
             consumers=Consumers(consumers, SystemClock()),
             actor_of=(lambda scope: ledger.environment.actor) if settings.tls is None else actor_of_scope,
+            opener_of=_opening(writable, settings),
             metrics=metrics,
+            acknowledging=acknowledging,
+            sources=writable.sealer.sources,
             limits=settings.limits,
             quorum=quorum,
             hosts=frozenset({"localhost", "127.0.0.1", "::1"}) if settings.tls is None else None,
@@ -179,6 +188,17 @@ async def _service(writable: WritableLedger, settings: ServeSettings) -> AsyncIt
             yield service
         finally:
             service.receipts.close()
+
+
+def _opening(writable: WritableLedger, settings: ServeSettings) -> Callable[[Any], Opener | None]:
+    """What opens sealed entries for the caller of a request; it knows what is declared and erased meanwhile."""
+    opener, everybody = writable.sealer.opener(), ALL in settings.open_to
+
+    def opener_of(scope: Any) -> Opener | None:
+        known = everybody or (settings.tls is not None and fingerprint_of_scope(scope) in settings.open_to)
+        return opener if known else None
+
+    return opener_of
 
 
 def log_fault(error: Exception) -> None:
@@ -192,6 +212,36 @@ def log_fault(error: Exception) -> None:
 # -- what runs beside the server --------------------------------------------------------------------------------
 
 
+def _beside(
+    writable: WritableLedger, service: Service, passphrase: str, settings: ServeSettings
+) -> list[Coroutine[Any, Any, None]]:
+    certificate = None if settings.tls is None else settings.tls.certificate
+    work = [Alarming(writable, service, settings.alarms, certificate).run()]
+    if settings.replicate:
+        target = Target(service, hold_s=settings.replicate_every_s)
+        work += Following(writable, service, Keys(passphrase), target, settings.replicate_every_s).sites()
+    elif writable.ledger.settings.sites:
+        look_s = min(LOOK_EVERY_S, settings.replicate_every_s)
+        work.append(watch_sites(writable.ledger, service.acknowledging, look_s))
+    return work + scrub_rounds(writable, service.metrics.registry, passphrase, settings.scrub_every_s)
+
+
+def _taker(writable: WritableLedger, service: Service) -> Taker:
+    """What is done for other processes of the ledger's owner."""
+
+    async def published() -> None:
+        size = (await service.reader.head()).size
+        if size:
+            await service.publishing.until_published(size - 1)
+
+    async def acknowledge(index: int, sources: Collection[str], ack: Ack) -> None:
+        policies = demanded(writable.sealer.sources, sources, ack.asked)
+        if policies:
+            await service.acknowledge(index, policies, ack.timeout_s)
+
+    return Taker(writable.sequencer, published, acknowledge)
+
+
 def _quorum(ledger: OpenLedger, settings: ServeSettings) -> Quorum:
     """Fed by the rounds of the sites; where they are not run here, by looking at the sites."""
 
@@ -199,66 +249,3 @@ def _quorum(ledger: OpenLedger, settings: ServeSettings) -> Quorum:
         return [one.opened for one in await ledger.shown()]
 
     return Quorum(ledger.policy(), None if settings.replicate else look)
-
-
-# -- the address ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def bound(listen: str, *, loopback_only: bool) -> Iterator[socket.socket]:
-    """A socket bound to HOST:PORT; it listens once the server does.
-
-    Raises:
-        InvalidRequest: that is no address, or (`loopback_only`) one that others can reach.
-        Unavailable: it is taken.
-    """
-    host, separator, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not separator or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise InvalidRequest(f"{listen!r} is no HOST:PORT", hint="give 127.0.0.1:8420, or port 0 for a free one")
-    try:
-        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise InvalidRequest(f"the host {host!r} is not known ({error.strerror})", hint="give an address") from error
-    family, _, _, _, address = found[0]
-    if loopback_only and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        raise InvalidRequest(
-            f"{host} can be reached from elsewhere, and without TLS nobody knows who is calling",
-            hint="give --tls-cert, --tls-key and --client-ca, or listen on 127.0.0.1",
-        )
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError as error:
-            raise Unavailable(f"{listen} cannot be listened on ({error.strerror})", hint="choose another") from error
-        listener.setblocking(False)
-        yield listener
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-# -- uvicorn's own log lines ------------------------------------------------------------------------------------
-
-
-class _ToOurs(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        get_logger().warning(record.getMessage().strip(), exc_info=record.exc_info)
-
-
-@contextmanager
-def _uvicorn_logs() -> Iterator[None]:
-    logger, handler = logging.getLogger("uvicorn"), _ToOurs(logging.WARNING)
-    before = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ from ledger.errors import (
     ObjectMissing,
     ProofInvalid,
     Tampered,
+    Unacknowledged,
     Unavailable,
 )
 
@@ -36,12 +37,15 @@ class ExitCode(IntEnum):
     USAGE = 2  # the request or the input cannot be used
     TAMPERED = 3  # a copy is not what was signed for
     UNAVAILABLE = 4  # it could not be done now: disk full, site down, lock held
+    UNACKNOWLEDGED = 5  # it is recorded, but not at as many sites as its acknowledgement policy demands
 
 
 def exit_code_of(error: JinshiError) -> ExitCode:
     """The exit code for an error, by its place in the tree."""
     if isinstance(error, Tampered | ProofInvalid):
         return ExitCode.TAMPERED
+    if isinstance(error, Unacknowledged):
+        return ExitCode.UNACKNOWLEDGED
     if isinstance(error, Unavailable | ObjectMissing):
         return ExitCode.UNAVAILABLE
     if isinstance(error, InvalidRequest | Malformed):
@@ -106,8 +110,22 @@ NEXT_STEPS: tuple[tuple[type[JinshiError], str], ...] = (
 def show_error(error: JinshiError) -> None:
     """One readable line on stderr, in text or as a log line: what happened, and what to do next."""
     hint = error.hint or next(step for kind, step in NEXT_STEPS if isinstance(error, kind))
+    sites = error.sites if isinstance(error, Unacknowledged) else []
     if logs_are_json():
-        get_logger().error(error.what, hint=hint, kind=type(error).__name__)
+        more = {"sites": sites} if sites else {}
+        get_logger().error(error.what, hint=hint, kind=type(error).__name__, **more)
         return
+    for site in sites:
+        stderr.print(one_line(_site_line(site)), markup=False, highlight=False)
     stderr.print("[bold red]jinshi:[/] ", end="")
     stderr.print(one_line(f"{error.what}; {hint}"), markup=False)
+
+
+def _site_line(site: Mapping[str, object]) -> str:
+    """A site's state as docs/acknowledging.md lists it, for people."""
+    line = f"site {site['name']}: {site['size']:,} entries"
+    if site.get("lag_entries"):
+        line += f", behind by {site['lag_entries']:,} ({site.get('lag_s', 0):g} s)"
+    if site["error"]:
+        line += f"; {site['error']}" + (f" (since {site['since']})" if site["since"] else "")
+    return line

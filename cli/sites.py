@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.config import Environment, LedgerPaths, SiteSettings, format_settings, parse_place, read_settings
+from cli.config import (
+    Environment,
+    LedgerPaths,
+    LedgerSettings,
+    SiteSettings,
+    format_settings,
+    parse_place,
+    read_settings,
+)
 from cli.create import policy_of, site_added
+from cli.credentials import with_credentials
+from cli.site_probe import CheckedPlace, Wanted, check_place
 from cli.staging import sync_directory
 from cli.system import SystemClock
 from cli.wiring import create_mirror_key, load_mirror_key, open_for_writing, open_place, os_errors, write_file
@@ -19,7 +29,10 @@ from replication.site import Site, init_site
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Which site to add to the ledger in `root`. `place`: a directory or an S3 URL."""
+    """Which site to add to the ledger in `root`. `place`: a directory or an S3 URL.
+
+    `accepted`: what the place may lack (names of `site_probe`), so that the site is added nevertheless.
+    """
 
     root: Path
     name: str
@@ -27,9 +40,23 @@ class Request:
     classification: str
     retention_days: int | None
     passphrase: str
+    role: str = ""
+    lock_days: int = 0
+    credentials: str = ""
+    mirror_credentials: str = ""
+    reader_credentials: str = ""
+    accepted: tuple[str, ...] = ()
 
 
-async def add_site(request: Request, environment: Environment) -> SiteSettings:
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A site that was added, and what its place was found to do."""
+
+    site: SiteSettings
+    checked: CheckedPlace
+
+
+async def add_site(request: Request, environment: Environment) -> Added:
     """Add a site; an interrupted run is finished by repeating it.
 
     Raises:
@@ -43,12 +70,21 @@ async def add_site(request: Request, environment: Environment) -> SiteSettings:
     url = request.place
     if isinstance(parse_place(url), Path):
         url = str(Path(url).absolute())
+    _check_free(read_settings(LedgerPaths(request.root.absolute())), name, url)
+    checked = await check_place(
+        Wanted(
+            name=name,
+            url=url,
+            lock_days=request.lock_days,
+            writer=with_credentials(environment, request.credentials),
+            mirror=with_credentials(environment, request.mirror_credentials or request.credentials),
+            accepted=request.accepted,
+        )
+    )
+    with_credentials(environment, request.reader_credentials)  # that they are there
     async with open_for_writing(request.root, environment, request.passphrase) as writable:
         paths, settings = writable.ledger.paths, writable.ledger.settings
-        if any(site.name == name for site in settings.sites):
-            raise InvalidRequest(f"there is a site {name!r} already", hint="see jinshi site list")
-        if any(site.url == url for site in settings.sites):
-            raise InvalidRequest(f"{url} is a site of this ledger already", hint="see jinshi site list")
+        _check_free(settings, name, url)
         key_file = Path(settings.keys) / f"{name}.mirror.key"
         with os_errors(key_file.parent):
             key_file.parent.mkdir(mode=0o700, exist_ok=True)
@@ -62,20 +98,41 @@ async def add_site(request: Request, environment: Environment) -> SiteSettings:
                 request.passphrase,
                 work_factor=environment.key_work_factor,
             )
-        objects = Prefixed(open_place(url, environment, create=True), origin_prefix(settings.origin))
+        role = with_credentials(environment, request.mirror_credentials or request.credentials)
+        place = open_place(url, role, create=True, lock_days=checked.lock_days)
+        objects = Prefixed(place, origin_prefix(settings.origin))
         await init_site(
             Site(name, objects, parse_vkey(cosigner.vkey)),
             cosigner,
             settings.origin,
             classification=request.classification,
             retention_days=request.retention_days,
+            lock_days=checked.lock_days or None,
             now=SystemClock().now(),
         )
-        site = SiteSettings(name, url, cosigner.vkey, str(key_file), request.classification)
+        site = SiteSettings(
+            name,
+            url,
+            cosigner.vkey,
+            str(key_file),
+            request.classification,
+            request.role,
+            request.credentials,
+            request.mirror_credentials,
+            request.reader_credentials,
+            checked.lock_days,
+        )
         await writable.sequencer.append([site_added(settings.origin, site)], actor=environment.actor)
         await writable.publish()
         _name(paths, settings.keys, site)
-    return site
+    return Added(site, checked)
+
+
+def _check_free(settings: LedgerSettings, name: str, url: str) -> None:
+    if any(site.name == name for site in settings.sites):
+        raise InvalidRequest(f"there is a site {name!r} already", hint="see jinshi site list")
+    if any(site.url == url for site in settings.sites):
+        raise InvalidRequest(f"{url} is a site of this ledger already", hint="see jinshi site list")
 
 
 def _name(paths: LedgerPaths, keys: str, site: SiteSettings) -> None:

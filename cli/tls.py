@@ -99,11 +99,20 @@ def actor_of_certificate(der: bytes) -> str:
 
 def actor_of_scope(scope: Any) -> str:
     """The caller of a request that came over TLS. Raises InvalidRequest."""
+    return actor_of_certificate(_certificate_of(scope))
+
+
+def fingerprint_of_scope(scope: Any) -> str:
+    """The SHA-256 fingerprint of the caller's certificate, in hexadecimal. Raises InvalidRequest."""
+    return hashlib.sha256(_certificate_of(scope)).hexdigest()
+
+
+def _certificate_of(scope: Any) -> bytes:
     try:
         certificate: bytes = scope["extensions"][TLS]["jinshi_certificate"]
     except KeyError as error:  # the handshake demands one: this is a fault, not a caller's mistake
         raise InvalidRequest("the caller has shown no certificate", hint="connect with a client certificate") from error
-    return actor_of_certificate(certificate)
+    return certificate
 
 
 class GuardedProtocol(HttpToolsProtocol):

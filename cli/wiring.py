@@ -7,18 +7,23 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cli.config import Environment, LedgerPaths, LedgerSettings, S3Place, SiteSettings, parse_place, read_settings
+from cli.config import Environment, LedgerPaths, LedgerSettings, SiteSettings, read_settings
+from cli.credentials import Use as Use
+from cli.credentials import reference_of, with_credentials
 from cli.files import os_errors as os_errors
 from cli.files import read_file as read_file
 from cli.files import write_file as write_file
 from cli.files import writing as writing
 from cli.logs import get_logger
+from cli.places import ClosedStore
+from cli.places import open_place as open_place
+from cli.places import probe_place as probe_place
 from cli.sealing import Passphrase, make_data_keys
 from cli.stores import create_store as create_store
 from cli.stores import open_store
 from cli.system import SystemClock, nonce
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint
-from ledger.core.note import Note, NoteSignature, VerifierKey, format_note, parse_vkey
+from ledger.core.note import Note, NoteSignature, SignatureType, VerifierKey, format_note, parse_vkey
 from ledger.core.policy import Policy, parse_policy
 from ledger.core.proof import HEADER, parse_receipt
 from ledger.errors import (
@@ -80,9 +85,9 @@ class OpenLedger:
         """The ledger's own trust policy. Raises InvalidRequest, MalformedPolicy."""
         return read_policy(self.paths.policy)
 
-    def site(self, name: str) -> Site:
+    def site(self, name: str, use: Use = Use.WRITER) -> Site:
         """One of its sites. Raises InvalidRequest."""
-        return open_site(self.settings.site(name), self.origin, self.environment)
+        return open_site(self.settings.site(name), self.origin, self.environment, use)
 
     def sites(self) -> list[Site]:
         """All of its sites."""
@@ -108,12 +113,27 @@ class OpenLedger:
         if cosigner.vkey != str(site.mirror):
             raise Tampered(f"{key_file} is not the key of {site.mirror.name}", hint="put the mirror's own key back")
         state = mirror_state(key_file, self.origin)
+        if self.settings.site(site.name).mirror_credentials:
+            site = self.site(site.name, Use.MIRROR)
         return Mirror(site, cosigner, self.log_key, self.origin, SystemClock(), state)
 
+    def witnessed(self, name: str) -> OpenedCheckpoint | None:
+        """The last checkpoint that a witness has cosigned, as kept here. Raises InvalidRequest, MalformedNote."""
+        file = self.paths.witnessed / name
+        return parse_checkpoint(read_file(file, "the cosigned checkpoint")) if file.exists() else None
+
     async def shown(self, *, beside: str = "") -> list[Newer]:
-        """The checkpoints, signed by this log, that reachable sites show; all sites but `beside`."""
+        """The checkpoints, signed by this log, that sites show (but `beside`), and that witnesses have cosigned."""
         policy = self.policy()
         found: list[Newer] = []
+        for witness in self.settings.witnesses:
+            try:
+                opened = self.witnessed(witness.name)
+                if opened is not None:
+                    policy.check(opened, quorum=False)
+                    found.append(Newer(opened, f"witness {witness.name!r}"))
+            except (InvalidRequest, Tampered, Malformed):
+                continue
         for site in self.sites():
             if site.name == beside:
                 continue
@@ -216,35 +236,15 @@ def record_index(paths: LedgerPaths, *, create: bool = False) -> PositionIndex:
     return SqlitePositionIndex(paths.index, create=create)
 
 
-def open_place(url: str, environment: Environment, *, create: bool = False) -> ObjectStore:
-    """The object store at a directory or an S3 URL, unprefixed; `create` makes a directory that is not there.
-
-    Raises:
-        InvalidRequest: it is neither, or the credentials are missing.
-    """
-    place = parse_place(url)
-    if isinstance(place, S3Place):
-        if environment.access_key is None or environment.secret_key is None:
-            raise InvalidRequest(
-                f"no credentials for {url}", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the site"
-            )
-        from ledger.store.s3 import S3Store, make_client  # boto3 takes long to import, and most sites are directories
-
-        client = make_client(
-            endpoint_url=place.endpoint or environment.endpoint,
-            region=place.region or environment.region or "us-east-1",
-            access_key=environment.access_key,
-            secret_key=environment.secret_key,
-            session_token=environment.session_token,
-        )
-        return S3Store(client, place.bucket, place.prefix)
-    return DirectoryStore(place, create=create)
-
-
-def open_site(settings: SiteSettings, origin: str, environment: Environment) -> Site:
-    """A site of the ledger `origin`."""
-    objects = Prefixed(open_place(settings.url, environment), origin_prefix(origin))
-    return Site(settings.name, objects, parse_vkey(settings.mirror))
+def open_site(settings: SiteSettings, origin: str, environment: Environment, use: Use = Use.WRITER) -> Site:
+    """A site of the ledger `origin`, with the credentials for that use; where there are none, it is told on use."""
+    place: ObjectStore
+    try:
+        environment = with_credentials(environment, reference_of(settings, use))
+        place = open_place(settings.url, environment, lock_days=settings.lock_days)
+    except InvalidRequest as error:
+        place = ClosedStore(settings.url, InvalidRequest(f"{error.what} (site {settings.name!r})", hint=error.hint))
+    return Site(settings.name, Prefixed(place, origin_prefix(origin)), parse_vkey(settings.mirror))
 
 
 def create_log_key(path: Path, origin: str, passphrase: str, *, work_factor: int) -> keyfile.LogSigner:
@@ -288,6 +288,21 @@ def load_mirror_key(path: Path, passphrase: str) -> keyfile.MirrorCosigner:
     key = keyfile.load(path, passphrase)
     if not isinstance(key, keyfile.MirrorCosigner):
         raise InvalidRequest(f"{path} is not a mirror's key", hint="name the site's .mirror.key file")
+    return key
+
+
+def create_witness_key(
+    path: Path, name: str, type_: SignatureType, passphrase: str, *, work_factor: int
+) -> keyfile.WitnessCosigner:
+    """A new cosigning key for a witness, in a file that is not there yet."""
+    return keyfile.create_witness_key(path, name, type_, passphrase, work_factor=work_factor)
+
+
+def load_witness_key(path: Path, passphrase: str) -> keyfile.WitnessCosigner:
+    """A witness's key. Raises InvalidRequest (wrong passphrase, not there), Tampered."""
+    key = keyfile.load(path, passphrase)
+    if not isinstance(key, keyfile.WitnessCosigner):
+        raise InvalidRequest(f"{path} is not a witness's key", hint="name the file that jinshi witness init has made")
     return key
 
 

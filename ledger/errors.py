@@ -6,6 +6,8 @@ codes and only `http.py` files know status codes. Nothing else lives here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 
 class JinshiError(Exception):
     """The root: catching it catches everything Jinshi raises on purpose.
@@ -175,3 +177,14 @@ class Pushback(Unavailable):
     def __init__(self, what: str, *, retry_after_s: float) -> None:
         super().__init__(what, hint=f"try again in {retry_after_s:g} s")
         self.retry_after_s = retry_after_s
+
+
+class Unacknowledged(Unavailable):
+    """The entry is recorded, but not yet at as many sites as its acknowledgement policy demands; asking again is safe.
+
+    `sites`: how each site stands, as docs/acknowledging.md lists it.
+    """
+
+    def __init__(self, what: str, *, hint: str = "", sites: Sequence[Mapping[str, object]] = ()) -> None:
+        super().__init__(what, hint=hint)
+        self.sites = list(sites)

@@ -1,4 +1,4 @@
-"""Which sources are sealed, in the clear, or personal: a fold of `source.declared.v1`, and what entry 0 says.
+"""Which sources are sealed, in the clear, or personal, and what acknowledges them: a fold of `source.declared.v1`.
 
 A ledger whose entry 0 says `"sealing": 1` seals whatever is not declared public; one made before there was sealing
 keeps everything in the clear that is not declared otherwise. A ledger's own acts are always in the clear.
@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from ledger.core.acknowledgement import ALL, LOCAL, AckPolicy, parse_ack
 from ledger.core.acts import CREATED, DECLARED, acts_source, is_act
 from ledger.core.canonical import JsonValue
 from ledger.core.entry import Entry, decode_entry
 from ledger.core.event import Event
-from ledger.errors import Conflict, Malformed
+from ledger.errors import Conflict, InvalidRequest, Malformed
 from ledger.store.base import EntryStore, Selection
 
 SEALING: Final = 1
@@ -36,10 +37,15 @@ class Sources:
 
     default: Mode = Mode.PUBLIC
     declared: dict[str, Mode] = field(default_factory=dict)
+    acks: dict[str, AckPolicy] = field(default_factory=dict)
 
     def mode_of(self, source: str) -> Mode:
         """How the next entry of a source is stored."""
         return Mode.PUBLIC if is_act(source) else self.declared.get(source, self.default)
+
+    def ack_of(self, source: str) -> AckPolicy:
+        """What acknowledges the entries of a source; the commit alone where nothing is declared."""
+        return LOCAL if is_act(source) else self.acks.get(source, LOCAL)
 
     @property
     def personal(self) -> list[str]:
@@ -59,6 +65,8 @@ class Sources:
             case {"source": str(source), "mode": "public" | "sealed" | "personal" as mode} if not is_act(source):
                 if self.declared.get(source) is not Mode.PERSONAL:  # which cannot be taken back
                     self.declared[source] = Mode(str(mode))
+                if isinstance(data, dict) and "ack" in data:
+                    self.acks[source] = _ack(data["ack"])
 
     def check(self, source: str, wanted: Mode, *, has_entries: bool, reveal: bool) -> None:
         """Whether a source may be declared so now.
@@ -85,9 +93,22 @@ class Sources:
             )
 
 
-def declaration(origin: str, source: str, mode: Mode, *, at: int) -> Event:
-    """The event that declares a source; `at` (the size of the log) tells one declaration from the next."""
+def _ack(value: JsonValue) -> AckPolicy:
+    """A policy of a later version is not known here: then nothing less than all will do."""
+    try:
+        return parse_ack(value) if isinstance(value, str) else ALL
+    except InvalidRequest:
+        return ALL
+
+
+def declaration(origin: str, source: str, mode: Mode, *, at: int, ack: AckPolicy | None = None) -> Event:
+    """The event that declares a source; `at` (the size of the log) tells one declaration from the next.
+
+    Without `ack` what acknowledges its entries stays as it is.
+    """
     data: dict[str, JsonValue] = {"source": source, "mode": mode.value}
+    if ack is not None:
+        data["ack"] = str(ack)
     return Event.of_json(data, id=f"source-declared:{at}", source=acts_source(origin), type=DECLARED, subject=None)
 
 

@@ -1,7 +1,8 @@
 """The one place that checks a copy against a checkpoint: for the auditor, the mirror, the restore and the drill.
 
 Hash tiles are authenticated from the root down, bundles against the tiles at level 0, in index order and in bounded
-memory. Whether the checkpoint itself is to be trusted is the trust policy's question (core/policy.py).
+memory. Whether the checkpoint itself is to be trusted is the trust policy's question (core/policy.py). Handed an
+`EveryVersion`, the first version of an object that belongs to the tree counts, whatever was put over it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
+from itertools import islice, product
+from typing import Final, TypeVar
 
 from ledger.core.checkpoint import Checkpoint
 from ledger.core.merkle import EMPTY_ROOT, HASH_SIZE, CompactRange, frontier_nodes, leaf_hash, root_hash
@@ -28,9 +32,13 @@ from ledger.core.tiling import frontier_of
 from ledger.errors import Forked, Malformed, MalformedTile, ObjectMissing, Tampered
 from ledger.keyring import KeyringAudit
 from ledger.store.base import ObjectStore
+from ledger.store.versions import EveryVersion, read_checked
 from ledger.tasks import Report
 
+T = TypeVar("T")
+
 PARALLEL = 8
+EDGES_TRIED_MAX: Final = 4_096
 _TILES_KEPT = 64
 
 OnBundle = Callable[[int, Sequence[bytes]], Awaitable[None]]
@@ -53,12 +61,40 @@ async def read_tile(objects: ObjectStore, tile: Tile) -> bytes:
         data = (await objects.get(tile.full.path)).data
     except ObjectMissing as missing:
         raise error from missing
+    return _cut(objects, tile, data)
+
+
+def _cut(objects: ObjectStore, tile: Tile, data: bytes) -> bytes:
+    """A partial tile out of its full one."""
     try:
         if tile.level == ENTRIES:
             return encode_bundle(decode_bundle(data, TILE_WIDTH)[: tile.width])
         return b"".join(decode_tile(data, TILE_WIDTH)[: tile.width])
     except MalformedTile as malformed:
         raise _damaged(objects, tile.full, malformed.what) from malformed
+
+
+async def _read_verified(
+    objects: ObjectStore, tile: Tile, check: Callable[[bytes], T], *, read: bytes | Tampered | None = None
+) -> T:
+    """What `check` makes of a tile (`read`: as `read_tile` found it); of an older version where it refuses the newest.
+
+    Raises:
+        Tampered: no version of it is there that passes.
+    """
+    try:
+        if isinstance(read, Tampered):
+            raise read
+        return check(await read_tile(objects, tile) if read is None else read)
+    except Tampered as error:
+        if not isinstance(objects, EveryVersion):
+            raise
+        try:
+            return (await objects.find(tile.path, check, error))[0]
+        except Tampered:
+            if not tile.partial:
+                raise
+        return (await objects.find(tile.full.path, lambda data: check(_cut(objects, tile, data)), error))[0]
 
 
 def _damaged(objects: ObjectStore, tile: Tile, what: str) -> Tampered:
@@ -83,11 +119,18 @@ class AuthenticatedTiles:
             Tampered: it does not hash to the checkpoint's root; names the object where it can be told.
         """
         edges: list[list[bytes]] = []
-        while checkpoint.size >> (8 * len(edges)):
-            tile = _edge(checkpoint.size, len(edges))
-            edges.append(await _hashes(objects, tile) if tile.width else [])
+        try:
+            while checkpoint.size >> (8 * len(edges)):
+                tile = _edge(checkpoint.size, len(edges))
+                edges.append(await _hashes(objects, tile) if tile.width else [])
+        except Tampered:
+            if not isinstance(objects, EveryVersion) or (other := await _other_edges(objects, checkpoint)) is None:
+                raise
+            edges = other
         tiles = cls(objects, checkpoint, edges)
         if tiles.tree.root() != checkpoint.root:
+            if isinstance(objects, EveryVersion) and (other := await _other_edges(objects, checkpoint)) is not None:
+                return cls(objects, checkpoint, other)
             await tiles._blame_edge()
             raise Tampered(
                 f"{objects.where}: the tiles hash to another root than the checkpoint of size {checkpoint.size}",
@@ -110,10 +153,14 @@ class AuthenticatedTiles:
 
     async def _authenticate(self, tile: Tile) -> list[bytes]:
         parent = await self.hashes(tile.level + 1, tile.index >> 8)
-        hashes = await _hashes(self._objects, tile)
-        if root_hash(hashes) != parent[tile.index % TILE_WIDTH]:
-            raise _damaged(self._objects, tile, "it does not hash to what the tile above says")
-        return hashes
+
+        def check(data: bytes) -> list[bytes]:
+            hashes = _decode(self._objects, tile, data)
+            if root_hash(hashes) != parent[tile.index % TILE_WIDTH]:
+                raise _damaged(self._objects, tile, "it does not hash to what the tile above says")
+            return hashes
+
+        return await _read_verified(self._objects, tile, check)
 
     async def frontier_at(self, size: int) -> CompactRange:
         """The compact range of the first `size` leaves, from authenticated tiles only."""
@@ -153,8 +200,38 @@ def _edge(size: int, level: int) -> Tile:
     return Tile(level, count >> 8, count % TILE_WIDTH)
 
 
+async def _other_edges(objects: EveryVersion, checkpoint: Checkpoint) -> list[list[bytes]] | None:
+    """The right edge put together out of older versions; None: no way of it leads to the checkpoint's root.
+
+    Only all levels together can be held against the root. What was written first is tried first.
+    """
+    ways: list[list[tuple[list[bytes], Callable[[], None]]]] = []
+    for level in range((checkpoint.size.bit_length() + 7) // 8):
+        tile = _edge(checkpoint.size, level)
+        if not tile.width:
+            ways.append([([], lambda: None)])
+            continue
+        found = await objects.candidates(tile.path, partial(_decode, objects, tile))
+        found += await objects.candidates(tile.full.path, partial(_decode_cut, objects, tile))
+        ways.append(found)
+    for way in islice(product(*ways), EDGES_TRIED_MAX):
+        edges = [hashes for hashes, _ in way]
+        if CompactRange(checkpoint.size, frontier_of(edges)).root() == checkpoint.root:
+            for _, choose in way:
+                choose()
+            return edges
+    return None
+
+
 async def _hashes(objects: ObjectStore, tile: Tile) -> list[bytes]:
-    data = await read_tile(objects, tile)
+    return _decode(objects, tile, await read_tile(objects, tile))
+
+
+def _decode_cut(objects: ObjectStore, tile: Tile, data: bytes) -> list[bytes]:
+    return _decode(objects, tile, _cut(objects, tile, data))
+
+
+def _decode(objects: ObjectStore, tile: Tile, data: bytes) -> list[bytes]:
     try:
         return decode_tile(data, tile.width)
     except MalformedTile as error:
@@ -246,14 +323,19 @@ async def _check_leftover(objects: ObjectStore, key: str, size: int) -> None:
     if not tile.partial or width <= tile.width:
         return  # verified, or of a larger tree that nobody has cosigned yet
     whole = await read_tile(objects, Tile(tile.level, tile.index, width))
-    try:
-        found = (await objects.get(key)).data
-    except ObjectMissing:
-        return  # cleared away meanwhile: its full tile is stored
     if tile.level == ENTRIES:
         whole = encode_bundle(_entries(objects, Tile(ENTRIES, tile.index, width), whole)[: tile.width])
-    if found != (whole if tile.level == ENTRIES else whole[: tile.width * HASH_SIZE]):
-        raise _damaged(objects, tile, f"it is not the beginning of {Tile(tile.level, tile.index, width).path}")
+    else:
+        whole = whole[: tile.width * HASH_SIZE]
+
+    def check(data: bytes) -> None:
+        if data != whole:
+            raise _damaged(objects, tile, f"it is not the beginning of {Tile(tile.level, tile.index, width).path}")
+
+    try:
+        await read_checked(objects, key, check)
+    except ObjectMissing:
+        return  # cleared away meanwhile: its full tile is stored
 
 
 async def _bundles(
@@ -266,7 +348,7 @@ async def _bundles(
         while start < stop:
             while len(reading) < parallel and following * TILE_WIDTH < stop:
                 width = min(TILE_WIDTH, stop - following * TILE_WIDTH)
-                reading.append(asyncio.ensure_future(_verified(objects, tiles, Tile(ENTRIES, following, width))))
+                reading.append(asyncio.ensure_future(read_bundle(objects, tiles, Tile(ENTRIES, following, width))))
                 following += 1
             entries = (await reading.popleft())[start % TILE_WIDTH :]
             yield start, entries
@@ -277,11 +359,23 @@ async def _bundles(
         await asyncio.gather(*reading, return_exceptions=True)
 
 
-async def _verified(objects: ObjectStore, tiles: AuthenticatedTiles, bundle: Tile) -> list[bytes]:
-    data, hashes = await asyncio.gather(read_tile(objects, bundle), tiles.hashes(0, bundle.index))
-    entries = _entries(objects, bundle, data)
-    for number, entry in enumerate(entries):
-        if leaf_hash(entry) != hashes[number]:
-            index = bundle.index * TILE_WIDTH + number
-            raise _damaged(objects, bundle, f"entry {index} is not the one that was signed for")
-    return entries
+async def read_bundle(objects: ObjectStore, tiles: AuthenticatedTiles, bundle: Tile) -> list[bytes]:
+    """The entries of a bundle, each what was signed for. Raises Tampered."""
+    data, hashes = await asyncio.gather(_found(objects, bundle), tiles.hashes(0, bundle.index))
+
+    def check(data: bytes) -> list[bytes]:
+        entries = _entries(objects, bundle, data)
+        for number, entry in enumerate(entries):
+            if leaf_hash(entry) != hashes[number]:
+                index = bundle.index * TILE_WIDTH + number
+                raise _damaged(objects, bundle, f"entry {index} is not the one that was signed for")
+        return entries
+
+    return await _read_verified(objects, bundle, check, read=data)
+
+
+async def _found(objects: ObjectStore, tile: Tile) -> bytes | Tampered:
+    try:
+        return await read_tile(objects, tile)
+    except Tampered as error:
+        return error

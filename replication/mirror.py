@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
+from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, contradicts, parse_checkpoint
 from ledger.core.cosignature import verify_cosignature
 from ledger.core.merkle import EMPTY_ROOT
 from ledger.core.note import Note, NoteSignature, VerifierKey, format_note
@@ -18,9 +18,11 @@ from ledger.errors import Forked, MalformedNote, ObjectMissing, RolledBack, Tamp
 from ledger.keyring import KeyringAudit
 from ledger.protocols import Clock, Cosigner
 from ledger.store.base import ObjectStore, Tag
+from ledger.store.versions import Alarms, EveryVersion
 from ledger.tasks import Report
 from ledger.verify import verify_growth
 from replication.erase import SiteEraser
+from replication.locks import extend_edge
 from replication.site import Cosigned, Site, check_log, check_site, read_cosigned, read_pending
 
 COSIGNED: Final = "cosigned"
@@ -41,6 +43,13 @@ class Mirror:
         self._clock = clock
         self._state = state
         self._eraser = SiteEraser(site, cosigner, origin, clock, state)
+        self.alarms = Alarms()
+        """What was put over genuine objects at the site, as far as the last `advance` has read."""
+
+    @property
+    def site(self) -> Site:
+        """Which site it cosigns for; `site.mirror` verifies that."""
+        return self._site
 
     async def advance(self, report: Report | None = None) -> OpenedCheckpoint | None:
         """Verify what is pending and cosign it; finishes what an earlier run left undone. None: nothing was ever sent.
@@ -57,6 +66,23 @@ class Mirror:
         if cosigned is not None:
             await self._eraser.carry_out(cosigned.checkpoint.size)
         return cosigned
+
+    async def cosigned(self) -> OpenedCheckpoint | None:
+        """The last checkpoint it cosigned, as it remembers; None: none yet. Raises Forked, Tampered."""
+        await self._refuse_forked()
+        return (await self._remembered())[0]
+
+    async def compare(self, one: OpenedCheckpoint, other: OpenedCheckpoint) -> None:
+        """Refuse for good when two checkpoints of the log, whoever brought them, are of one size and of two trees.
+
+        Raises:
+            Forked: they are; both are kept.
+            Untrusted: one is not signed by the log, so it proves nothing.
+        """
+        if contradicts(one.checkpoint, other.checkpoint):
+            for opened in (one, other):
+                check_log(opened, self._log)
+            await self._fork(one, other)
 
     async def _advance(self, report: Report | None) -> OpenedCheckpoint | None:
         await check_site(self._site, self._log.name)
@@ -88,6 +114,7 @@ class Mirror:
         if known is not None and wanted.checkpoint.size == known.checkpoint.size:
             if wanted.checkpoint.root != known.checkpoint.root:
                 await self._fork(known, wanted)
+            await extend_edge(self._site.objects, known.checkpoint)
             return known
         await self._verify(known, wanted, report)
         timestamp_s = max(1, int(self._clock.now().timestamp()))
@@ -151,13 +178,14 @@ class Mirror:
     async def _verify(self, old: OpenedCheckpoint | None, new: OpenedCheckpoint, report: Report | None) -> None:
         """Everything that was added is there, entries and keys, and extends `old`. Raises as `advance`."""
         head = (old.checkpoint.size, old.checkpoint.root) if old else (0, EMPTY_ROOT)
-        keyring = KeyringAudit(self._log.name, self._site.objects)
+        objects = EveryVersion(self._site.objects, self.alarms, keyring=False)
+        keyring = KeyringAudit(self._log.name, objects)
         try:
-            await verify_growth(self._site.objects, head, new.checkpoint, on_bundle=keyring.take, report=report)
+            await verify_growth(objects, head, new.checkpoint, on_bundle=keyring.take, report=report)
         except Forked:
             assert old is not None
             await self._fork(old, new)
-        await keyring.check(self._site.objects, erased=await self._eraser.known())
+        await keyring.check(objects, erased=await self._eraser.known())
         await self._eraser.remember(keyring.acts)
 
     async def _fork(self, one: OpenedCheckpoint, other: OpenedCheckpoint) -> None:

@@ -32,6 +32,7 @@ from ledger.errors import (
 )
 from ledger.protocols import Cosigner
 from ledger.store.base import ObjectStore, Tag
+from ledger.store.versions import read_checked
 
 SITE: Final = "site.json"
 PENDING: Final = "pending"
@@ -53,7 +54,10 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class SiteDescription:
-    """What `site.json` says (docs/formats.md, section 3). `retention_days` None: for ever."""
+    """What `site.json` says (docs/formats.md, section 3). `retention_days` None: for ever.
+
+    `lock_days` None: there is no Object Lock.
+    """
 
     origin: str
     site: str
@@ -61,6 +65,7 @@ class SiteDescription:
     retention_days: int | None
     classification: str
     created: str
+    lock_days: int | None = None
 
 
 def format_description(description: SiteDescription) -> bytes:
@@ -74,6 +79,8 @@ def format_description(description: SiteDescription) -> bytes:
         "classification": description.classification,
         "created": description.created,
     }
+    if description.lock_days is not None:
+        value["lock_days"] = description.lock_days
     return canonicalize(value) + b"\n"
 
 
@@ -83,11 +90,13 @@ def parse_description(text: bytes) -> SiteDescription:
         value = parse_json(text)
         if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
             raise Malformed("its format is unknown")
-        retention = value.pop("retention_days", None)
+        retention, lock = value.pop("retention_days", None), value.pop("lock_days", None)
         texts = {name: part for name, part in value.items() if isinstance(part, str)}
         if isinstance(retention, bool) or not isinstance(retention, int | None) or texts != value:
             raise Malformed("a member is not what it should be")
-        description = SiteDescription(retention_days=retention, **texts)
+        if isinstance(lock, bool) or not isinstance(lock, int | None):
+            raise Malformed("a member is not what it should be")
+        description = SiteDescription(retention_days=retention, lock_days=lock, **texts)
         event_time_us(description.created)
     except TypeError as error:  # a member is missing, or unknown
         raise MalformedNote("it is no site.json (its members are not those of format 1)") from error
@@ -105,6 +114,7 @@ async def init_site(
     *,
     classification: str = "internal",
     retention_days: int | None = None,
+    lock_days: int | None = None,
     now: datetime,
 ) -> SiteDescription:
     """Write `site.json`, the first object of a site; finding one for the same ledger and mirror is fine.
@@ -115,7 +125,7 @@ async def init_site(
         StoreUnavailable, DiskFull: it cannot be written.
     """
     created = format_time(round(now.timestamp() * 1_000_000))
-    description = SiteDescription(origin, site.name, cosigner.vkey, retention_days, classification, created)
+    description = SiteDescription(origin, site.name, cosigner.vkey, retention_days, classification, created, lock_days)
     text = format_description(description)
     signature = NoteSignature(site.mirror.name, site.mirror.site_key_id, cosigner.sign_site(text))
     try:
@@ -139,7 +149,11 @@ async def read_description(site: Site, origin: str) -> SiteDescription:
         ObjectMissing: there is none; the place is no site of this ledger.
         Untrusted, Tampered: it is not signed by that mirror, or does not describe this ledger.
     """
-    data = (await site.objects.get(SITE)).data
+    return (await read_checked(site.objects, SITE, lambda data: check_description(data, site, origin)))[0]
+
+
+def check_description(data: bytes, site: Site, origin: str) -> SiteDescription:
+    """The description in the bytes of a `site.json`. Raises as `read_description`."""
     try:
         note = parse_note(data)
         verify_site_note(note, site.mirror)
@@ -211,17 +225,21 @@ def parse_pending(data: bytes) -> Pending:
 
 async def read_pending(site: Site, log: VerifierKey) -> tuple[Pending, OpenedCheckpoint, Tag] | None:
     """What is pending at a site, its log signature verified; None: nothing. Raises Tampered."""
+
+    def check(data: bytes) -> tuple[Pending, OpenedCheckpoint]:
+        try:
+            pending = parse_pending(data)
+            opened = parse_checkpoint(pending.checkpoint)
+            check_log(opened, log)
+        except (MalformedNote, Untrusted) as error:
+            raise Tampered(f"{site.objects.where}/{PENDING}: {error.what}", key=PENDING, hint=error.hint) from error
+        return pending, opened
+
     try:
-        stored = await site.objects.get(PENDING)
+        (pending, opened), tag = await read_checked(site.objects, PENDING, check, newest_first=True)
     except ObjectMissing:
         return None
-    try:
-        pending = parse_pending(stored.data)
-        opened = parse_checkpoint(pending.checkpoint)
-        check_log(opened, log)
-    except (MalformedNote, Untrusted) as error:
-        raise Tampered(f"{site.objects.where}/{PENDING}: {error.what}", key=PENDING, hint=error.hint) from error
-    return pending, opened, stored.tag
+    return pending, opened, tag
 
 
 # -- checkpoint ---------------------------------------------------------------------------------------------------
@@ -247,18 +265,25 @@ class Cosigned:
 async def read_cosigned(site: Site, log: VerifierKey) -> Cosigned | None:
     """The site's verified checkpoint; None: its mirror has cosigned nothing yet. Raises Tampered."""
     try:
-        stored = await site.objects.get(CHECKPOINT)
+        (opened, cosignature), tag = await read_checked(
+            site.objects, CHECKPOINT, lambda data: check_cosigned(data, site, log), newest_first=True
+        )
     except ObjectMissing:
         return None
+    return Cosigned(opened, cosignature, tag)
+
+
+def check_cosigned(data: bytes, site: Site, log: VerifierKey) -> tuple[OpenedCheckpoint, Cosignature]:
+    """A site's checkpoint from its bytes, with its mirror's cosignature, both verified. Raises Tampered."""
     try:
-        opened = parse_checkpoint(stored.data)
+        opened = parse_checkpoint(data)
         check_log(opened, log)
         cosignature = verify_cosignature(opened, site.mirror)
         if cosignature is None:
             raise Untrusted(f"it is not cosigned by {site.mirror.name}, the mirror that {SITE} names")
     except (MalformedNote, Untrusted) as error:
         raise Tampered(f"{site.objects.where}/{CHECKPOINT}: {error.what}", key=CHECKPOINT, hint=error.hint) from error
-    return Cosigned(opened, cosignature, stored.tag)
+    return opened, cosignature
 
 
 # -- state --------------------------------------------------------------------------------------------------------

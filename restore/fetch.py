@@ -8,24 +8,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint
 from ledger.core.note import VerifierKey, parse_note, parse_vkey
 from ledger.core.policy import Policy, Trusted
-from ledger.errors import Forked, InvalidRequest, MalformedNote, ObjectMissing, RolledBack, Tampered, Untrusted
+from ledger.errors import (
+    Forked,
+    InvalidRequest,
+    MalformedNote,
+    ObjectMissing,
+    RolledBack,
+    StoreUnavailable,
+    Tampered,
+    Untrusted,
+)
 from ledger.store.base import ObjectStore
+from ledger.store.versions import Alarm, Alarms, EveryVersion, read_checked
 from ledger.tasks import Report
 from ledger.verify import AuthenticatedTiles, verify_copy, verify_growth
 from replication.site import (
     PENDING,
     SITE,
+    Cosigned,
     Site,
     SiteDescription,
+    check_cosigned,
+    check_description,
     parse_description,
     read_cosigned,
-    read_description,
     read_pending,
 )
+
+CHECKPOINTS_MAX: Final = 32
+"""So many versions of a checkpoint are looked at, so that an older one cannot be put over a newer one unseen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +54,12 @@ class Newer:
 
 @dataclass(frozen=True, slots=True)
 class SiteCopy:
-    """A copy under a checkpoint the policy trusts. `age_s` is how long ago its mirror cosigned it."""
+    """A copy under a checkpoint the policy trusts. `age_s` is how long ago its mirror cosigned it.
 
-    objects: ObjectStore
+    `objects` answers with older versions where the newest are not genuine, and raises `alarms`.
+    """
+
+    objects: EveryVersion
     mirror: VerifierKey
     description: SiteDescription
     trusted: Trusted
@@ -51,6 +70,11 @@ class SiteCopy:
     def checkpoint(self) -> Checkpoint:
         """What the copy is checked against."""
         return self.trusted.checkpoint
+
+    @property
+    def alarms(self) -> Alarms:
+        """What was put over genuine objects, as far as has been read."""
+        return self.objects.alarms
 
 
 async def open_site(
@@ -76,6 +100,7 @@ async def open_site(
         Tampered: site.json or the checkpoint is missing or edited.
     """
     log = policy.log_for(origin)
+    objects = objects if isinstance(objects, EveryVersion) else EveryVersion(objects)
     description, site = await _describe(objects, policy, origin)
     if mirror is not None and site.mirror != mirror:
         raise Untrusted(
@@ -90,6 +115,7 @@ async def open_site(
             key=CHECKPOINT,
             hint="its mirror has cosigned nothing yet, or it was deleted; use another site",
         )
+    cosigned = await _newest(objects, site, log, cosigned)
     opened = cosigned.opened
     try:
         trusted = policy.check(opened)
@@ -139,10 +165,24 @@ async def verify_site(copy: SiteCopy, *, report: Report | None = None) -> None:
 
 async def _describe(objects: ObjectStore, policy: Policy, origin: str) -> tuple[SiteDescription, Site]:
     """site.json, verified with the key of the mirror it names, when the policy lists that mirror."""
+
+    def check(data: bytes) -> tuple[SiteDescription, Site]:
+        try:
+            claimed = parse_description(parse_note(data).text)
+            mirror = parse_vkey(claimed.mirror)
+        except MalformedNote as error:
+            raise Tampered(f"{objects.where}/{SITE}: {error.what}", key=SITE, hint="use another site") from error
+        if policy.witness(mirror) is None:
+            raise Untrusted(
+                f"{objects.where}/{SITE} names the mirror {mirror.name}, which the trust policy does not list",
+                key=SITE,
+                hint="use the policy that init and site add wrote, or another site",
+            )
+        site = Site(claimed.site, objects, mirror)
+        return check_description(data, site, origin), site
+
     try:
-        note = parse_note((await objects.get(SITE)).data)
-        claimed = parse_description(note.text)
-        mirror: VerifierKey = parse_vkey(claimed.mirror)
+        return (await read_checked(objects, SITE, check))[0]
     except ObjectMissing as error:
         async for key in objects.list_keys(""):
             raise Tampered(
@@ -152,16 +192,33 @@ async def _describe(objects: ObjectStore, policy: Policy, origin: str) -> tuple[
             f"{objects.where} is not there: the place holds nothing of {origin}",
             hint="it belongs to another ledger, or is no site; check the path and the policy",
         ) from error
-    except MalformedNote as error:
-        raise Tampered(f"{objects.where}/{SITE}: {error.what}", key=SITE, hint="use another site") from error
-    if policy.witness(mirror) is None:
-        raise Untrusted(
-            f"{objects.where}/{SITE} names the mirror {mirror.name}, which the trust policy does not list",
-            key=SITE,
-            hint="use the policy that init and site add wrote, or another site",
-        )
-    site = Site(claimed.site, objects, mirror)
-    return await read_description(site, origin), site
+
+
+async def _newest(objects: EveryVersion, site: Site, log: VerifierKey, shown: Cosigned) -> Cosigned:
+    """The newest checkpoint among the last versions of it: an older, genuine one may have been put over it."""
+    newest, seen = shown, 0
+    try:
+        async for version in objects.list_versions(CHECKPOINT):
+            if version.key != CHECKPOINT or version.removed:
+                continue
+            seen += 1
+            if seen > CHECKPOINTS_MAX:
+                break
+            if version.current:
+                continue
+            try:
+                data = await objects.get_version(CHECKPOINT, version.id)
+                opened, cosignature = check_cosigned(data, site, log)
+            except (ObjectMissing, Tampered):
+                continue
+            if opened.checkpoint.size > newest.opened.checkpoint.size:
+                newest = Cosigned(opened, cosignature, shown.tag)
+    except StoreUnavailable as error:
+        objects.alarms.raise_(Alarm(CHECKPOINT, f"nobody can tell whether a newer one was there: {error.what}"))
+    if newest is not shown:
+        sizes = f"of {shown.opened.checkpoint.size} entries was put over the one of {newest.opened.checkpoint.size}"
+        objects.alarms.raise_(Alarm(CHECKPOINT, f"an older one, {sizes}, which counts"))
+    return newest
 
 
 async def _check_newer(copy: SiteCopy, newer: Newer, policy: Policy) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -18,7 +19,7 @@ from tests.support.servers import S3Server, SeaweedFS, private_seaweed, shared_s
 class S3StoreFactory(Protocol):
     """Makes S3 stores."""
 
-    def __call__(self, *, page_keys: int = PAGE_KEYS_MAX) -> S3Store: ...
+    def __call__(self, *, page_keys: int = PAGE_KEYS_MAX, versioned: bool = False) -> S3Store: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -95,8 +96,14 @@ def s3_store(seaweed: S3Server) -> Iterator[S3StoreFactory]:
         secret_key=seaweed.secret_key,
     )
 
-    def make(*, page_keys: int = PAGE_KEYS_MAX) -> S3Store:
-        return S3Store(client, seaweed.bucket, f"test/{uuid4().hex}", page_keys=page_keys)
+    def make(*, page_keys: int = PAGE_KEYS_MAX, versioned: bool = False) -> S3Store:
+        bucket = seaweed.bucket
+        if versioned:
+            bucket = f"versioned-{seaweed.bucket}"
+            with suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+                client.create_bucket(Bucket=bucket)
+            client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        return S3Store(client, bucket, f"test/{uuid4().hex}", page_keys=page_keys)
 
     yield make
     client.close()

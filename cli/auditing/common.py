@@ -22,6 +22,7 @@ from ledger.core.event import format_time
 from ledger.errors import Tampered
 from ledger.keyring import RecoveryKey
 from ledger.store.base import ObjectStore, Prefixed
+from ledger.store.versions import Alarms
 from ledger.tasks import Report
 
 
@@ -30,7 +31,8 @@ class Wanted:
     """What is asked of an audit.
 
     What is sealed is opened with the recovery key, else with the ledger's own key-encryption key, which takes
-    `passphrase`; it stays closed where both are None. `processes` None: as many as are worth it.
+    `passphrase`; it stays closed where both are None. `processes` None: as many as are worth it. `alarms` takes
+    what was put over genuine objects of the copy.
     """
 
     processes: int | None = None
@@ -39,6 +41,7 @@ class Wanted:
     recovery: RecoveryKey | None = None
     registers: bool = False
     report: Report | None = None
+    alarms: Alarms = field(default_factory=Alarms)
 
     @property
     def opens(self) -> bool:

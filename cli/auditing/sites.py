@@ -11,9 +11,10 @@ from cli.auditing.common import Audit, Opening, Wanted, scratch_folder
 from cli.auditing.content import OPENED, REGISTERS, Keys, check_content, check_keys, keys_of, recovered_keys
 from cli.auditing.erasures import check_statements
 from cli.config import Environment
+from cli.credentials import reference_of, with_credentials
 from cli.recreate import Request, open_copy
 from cli.system import SystemClock
-from cli.wiring import OpenLedger, create_store, mirror_memory, open_site, read_policy
+from cli.wiring import OpenLedger, Use, create_store, mirror_memory, open_site, read_policy
 from ledger.auditor import AuditReport, Check
 from ledger.auditor.report import failed, not_run, passed
 from ledger.core.event import format_time
@@ -72,7 +73,7 @@ async def audit_place(place: Place, environment: Environment, wanted: Wanted) ->
 async def audit_site(ledger: OpenLedger, name: str, policy: Path | None, wanted: Wanted) -> AuditReport:
     """Audit one of a ledger's sites, by its name. Raises as `audit_place`."""
     settings = ledger.settings.site(name)
-    site = open_site(settings, ledger.origin, ledger.environment)
+    site = open_site(settings, ledger.origin, ledger.environment, Use.READER)
     audit = Audit(f"site {name}", wanted, site=name)
     await check_keys(ledger, wanted)
     trusted = read_policy(policy) if policy is not None else ledger.policy()
@@ -83,11 +84,19 @@ async def audit_site(ledger: OpenLedger, name: str, policy: Path | None, wanted:
         copy = await open_site_copy(site.objects, trusted, ledger.origin, now=now, newer=newer, mirror=site.mirror)
     except Tampered as error:
         return audit.refused(ledger.origin, error)
-    opening = Opening.of(settings.url, ledger.origin, ledger.environment)
+    environment = with_credentials(ledger.environment, reference_of(settings, Use.READER))
+    opening = Opening.of(settings.url, ledger.origin, environment)
     return await _audit_copy(audit, copy, opening, keys_of(ledger, wanted, copy.objects))
 
 
 async def _audit_copy(audit: Audit, copy: SiteCopy, opening: Opening, keys: Keys) -> AuditReport:
+    try:
+        return await _checked(audit, copy, opening, keys)
+    finally:
+        audit.wanted.alarms.add(copy.alarms)
+
+
+async def _checked(audit: Audit, copy: SiteCopy, opening: Opening, keys: Keys) -> AuditReport:
     audit.add(
         passed("site description", f"{SITE} is signed by the mirror {copy.mirror.name}"),
         passed("checkpoint signature", f"signed by {copy.trusted.log.name}, size {copy.checkpoint.size:,}"),

@@ -22,12 +22,14 @@ def register(app: typer.Typer) -> None:
         record,
         replicate,
         restore,
+        scrub,
         serve,
         show,
         site,
         source,
         status,
         verify,
+        witness,
     )
 
     for module in (
@@ -42,7 +44,9 @@ def register(app: typer.Typer) -> None:
         verify,
         audit,
         site,
+        witness,
         replicate,
+        scrub,
         serve,
         status,
         drill,

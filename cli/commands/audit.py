@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import render
+from cli.alarms import show_alarms
 from cli.auditing import Place, Wanted, audit_directory, audit_place, audit_site
 from cli.config import LedgerPaths
 from cli.progress import progress_bar
@@ -128,6 +129,7 @@ def audit(
             show(report)
             if index is not None:
                 render.facts({"recorded": f"entry {index}"})
+        show_alarms(report.what, wanted.alarms)
     if not report.passed:
         names = ", ".join(check.name for check in report.failed)
         raise Tampered(f"the audit of {report.what} failed: {names}", hint="keep it as evidence, and use another copy")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli import render
+from cli.alarms import show_alarms
 from cli.progress import progress_bar
 from cli.recording import record
 from cli.session import Session, run_async, session_of
 from cli.system import SystemClock
-from cli.wiring import create_store, load_log_key, open_ledger, os_errors, read_policy
+from cli.wiring import Use, create_store, load_log_key, open_ledger, os_errors, read_policy
 from ledger.errors import CheckFailed, Tampered
+from ledger.store.versions import EveryVersion
 from restore.drill.plan import DrillPlan
 from restore.drill.report import DrillReport
 from restore.drill.runner import run_drill
@@ -86,8 +89,10 @@ async def _run(
     scratch: Path | None,
 ) -> DrillReport:
     async with open_ledger(session.ledger, session.environment) as ledger:
+        place = ledger.site(site, Use.READER)
+        copy = EveryVersion(place.objects)
         plan = DrillPlan(
-            site=ledger.site(site),
+            site=replace(place, objects=copy),
             policy=read_policy(policy) if policy else ledger.policy(),
             origin=ledger.origin,
             rpo_s=rpo_s,
@@ -102,6 +107,7 @@ async def _run(
                     return await run_drill(plan, ledger.store, store, SystemClock(), keys=keys, report=progress)
             finally:
                 await store.close()
+                show_alarms(copy.where, copy.alarms)
 
 
 def _show(report: DrillReport, index: int | None) -> None:

@@ -6,23 +6,39 @@ import asyncio
 import os
 import select
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli import render
-from cli.handover import open_to_record
+from cli.acknowledging import Ack, check_ack
+from cli.handover import AcknowledgingRecorder, open_to_record
 from cli.progress import progress_bar
 from cli.session import Session, run_async, session_of
 from cli.wiring import read_file
+from ledger.acknowledging import ACK_TIMEOUT_S, ACK_TIMEOUT_S_MAX
 from ledger.capture.cloudevents import LINE_SIZE_MAX, Appended, append_lines
 from ledger.capture.importer import EDITION_SIZE_MAX, Imported, Request, import_edition
+from ledger.core.acknowledgement import parse_ack
+from ledger.core.event import Event
 from ledger.errors import MalformedEvent, StoreUnavailable
+from ledger.sequencer import Recorded
 
 READ_SIZE = 1 << 20
 READ_POLL_S = 0.2
+
+AckOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POLICY", help="Wait for more than the source demands: any:N, same-city, all.  [default: as declared]"
+    ),
+]
+AckTimeout = Annotated[
+    float, typer.Option(min=0.1, max=ACK_TIMEOUT_S_MAX, metavar="SECONDS", help="How long to wait for the sites.")
+]
 
 IMPORT_EXAMPLES = """[bold]Examples[/]
 
@@ -33,6 +49,7 @@ APPEND_EXAMPLES = """[bold]Examples[/]
 
   my-system | jinshi append
   echo '{"specversion":"1.0","id":"1","source":"urn:x","type":"door.opened.v1"}' | jinshi append --json
+  my-system | jinshi append --ack all        # each is verified and cosigned at every site before it is answered
 """
 
 
@@ -58,6 +75,8 @@ def import_(
     accept_cut: Annotated[
         bool, typer.Option("--accept-cut", help="Accept a last line without an end where the last edition had one.")
     ] = False,
+    ack: AckOption = None,
+    ack_timeout: AckTimeout = ACK_TIMEOUT_S,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Record an edition of a register: what changed since the last one, and a closing event.
@@ -75,7 +94,8 @@ def import_(
         delimiter=delimiter,
         accept_cut=accept_cut,
     )
-    done = run_async(lambda: _import(session, request, file))
+    wanted = _ack(ack, ack_timeout)
+    done = run_async(lambda: _import(session, request, file, wanted))
     if json:
         render.print_json(
             {
@@ -97,8 +117,9 @@ def import_(
         )
 
 
-async def _import(session: Session, request: Request, file: Path) -> Imported:
+async def _import(session: Session, request: Request, file: Path, ack: Ack) -> Imported:
     async with open_to_record(session.ledger, session.environment, session.passphrase()) as writable:
+        check_ack(writable.sealer, [request.source], ack)
         with progress_bar(f"importing {file.name}", "events") as report:
             done = await import_edition(
                 writable.ledger.reader,
@@ -110,29 +131,57 @@ async def _import(session: Session, request: Request, file: Path) -> Imported:
             )
         with progress_bar("publishing") as report:
             await writable.publish(report)
+        await writable.acknowledge(done.index, [request.source], ack)
     return done
 
 
 def append(
     context: typer.Context,
+    ack: AckOption = None,
+    ack_timeout: AckTimeout = ACK_TIMEOUT_S,
     json: Annotated[bool, typer.Option("--json", help="Print each event's place as a JSON line.")] = False,
 ) -> None:
     """Record CloudEvents from stdin, one JSON object a line; each is durable before its place is printed.
 
+    Durable here, and at the sites that its source's acknowledgement policy, or --ack, demands (jinshi source declare).
     Sending the same events again is safe: what is recorded is answered with its first place.
     """
     session = session_of(context)
-    count, repeated = run_async(lambda: _append(session, json))
+    wanted = _ack(ack, ack_timeout)
+    count, repeated = run_async(lambda: _append(session, wanted, json))
     if not json:
         again = f", {repeated:,} of them had been recorded before" if repeated else ""
         render.say(f"{render.count(count, 'event')}{again}")
 
 
-async def _append(session: Session, json: bool) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class _Acknowledged:
+    """An `Appender` whose answers are acknowledged."""
+
+    recorder: AcknowledgingRecorder
+    ack: Ack
+
+    async def append(
+        self, events: Sequence[Event], *, actor: str, expected_version: int | None = None
+    ) -> list[Recorded]:
+        sources = {event.source for event in events}
+        check_ack(self.recorder.sealer, sources, self.ack)
+        places = await self.recorder.sequencer.append(events, actor=actor, expected_version=expected_version)
+        if places:
+            await self.recorder.acknowledge(max(place.index for place in places), sources, self.ack)
+        return places
+
+
+def _ack(ack: str | None, timeout_s: float) -> Ack:
+    return Ack(None if ack is None else parse_ack(ack), timeout_s)
+
+
+async def _append(session: Session, ack: Ack, json: bool) -> tuple[int, int]:
     count = repeated = 0
     async with open_to_record(session.ledger, session.environment, session.passphrase()) as writable:
         try:
-            async for one in append_lines(writable.sequencer, _stdin(), actor=session.environment.actor):
+            appender = _Acknowledged(writable, ack)
+            async for one in append_lines(appender, _stdin(), actor=session.environment.actor):
                 count += 1
                 repeated += one.place.duplicate
                 if json:

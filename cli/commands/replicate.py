@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli import render
+from cli.commands.witness import show_asked
 from cli.config import LedgerPaths, read_settings
 from cli.erasing import settle
 from cli.logs import get_logger
 from cli.progress import progress_bars
 from cli.replicating import Keys, Outcome, log_news, replicate_site
 from cli.session import ExitCode, Session, exit_code_of, run_async, session_of
-from cli.wiring import load_log_key, open_for_writing, open_ledger
+from cli.wiring import OpenLedger, load_log_key, open_for_writing, open_ledger
+from cli.witnesses import Asked, ask_all
 from ledger.errors import Fenced, InvalidRequest, LockHeld, MalformedNote, SiteUnavailable
 from ledger.tasks import Report, run_bounded
 
 SITES_PARALLEL_MAX = 8
+WITNESSES = " the witnesses"
+"""Among the tasks that run for sites; no site has such a name."""
 
 EXAMPLES = """[bold]Examples[/]
 
   jinshi replicate --once        # returns when every reachable site has everything
   jinshi replicate               # goes on, every 5 seconds
   jinshi replicate --once --site remote
+  jinshi replicate --once --whole     # also what a site once had, and has lost since
 """
 
 
@@ -39,20 +45,37 @@ def replicate(
     once: Annotated[bool, typer.Option("--once", help="Return when every reachable site has everything.")] = False,
     site: Annotated[list[str] | None, typer.Option(metavar="NAME", help="This site only; can be repeated.")] = None,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often, without --once.")] = 5.0,
+    whole: Annotated[bool, typer.Option("--whole", help="Also ship what a site once had, and has lost since.")] = False,
 ) -> None:
     """Ship what is published to the sites; their mirrors verify and cosign it.
 
-    A site that cannot be reached does not keep the others waiting. Whatever was interrupted is carried on from.
+    A mirror whose key is not here runs elsewhere (jinshi site serve); its site is shipped to all the same. A site that
+    cannot be reached does not keep the others waiting. Whatever was interrupted is carried on from.
     """
     session = session_of(context)
+    if whole and not once:
+        raise InvalidRequest("--whole goes through everything, once", hint="add --once")
     if once:
-        outcomes = run_async(lambda: _once(session, site))
+        outcomes, asked = run_async(lambda: _once(session, site, whole=whole))
         for outcome in outcomes:
             if outcome.error is None:
-                render.say(f"site {outcome.site}: {render.count(outcome.size, 'entry')}, verified and cosigned")
+                render.say(f"site {outcome.site}: {render.count(outcome.size, 'entry')}, {_how_far(outcome)}")
         _raise_worst(outcomes)
+        show_asked(asked)
         return
     run_async(lambda: _for_ever(session, site, every))
+
+
+def _how_far(outcome: Outcome) -> str:
+    cosigned = 0 if outcome.cosigned is None else outcome.cosigned.size
+    if cosigned >= outcome.size:
+        return "verified and cosigned"
+    return f"shipped; its mirror, which runs elsewhere, has cosigned {render.count(cosigned, 'entry')}"
+
+
+def _is_mirrored(ledger: OpenLedger, site: str) -> bool:
+    """Whether the key of a site's mirror is here, so that the mirror is run here."""
+    return Path(ledger.settings.site(site).mirror_key).is_file()
 
 
 def _raise_worst(outcomes: list[Outcome]) -> None:
@@ -70,14 +93,17 @@ def _raise_worst(outcomes: list[Outcome]) -> None:
     raise worst
 
 
-async def _once(session: Session, only: list[str] | None) -> list[Outcome]:
+async def _once(session: Session, only: list[str] | None, *, whole: bool) -> tuple[list[Outcome], list[Asked]]:
     passphrase = session.passphrase()
     await _publish(session, passphrase)
     async with open_ledger(session.ledger, session.environment) as ledger:
         outcomes: dict[str, Outcome] = {}
 
         async def one(name: str, bars: Callable[[str], Report]) -> None:
-            outcomes[name] = await replicate_site(ledger, ledger.site(name), Keys(passphrase), bars)
+            mirrored = _is_mirrored(ledger, name)
+            outcomes[name] = await replicate_site(
+                ledger, ledger.site(name), Keys(passphrase), bars, mirrored=mirrored, whole=whole
+            )
 
         names = list(dict.fromkeys(only or [site.name for site in ledger.settings.sites]))
         for name in names:
@@ -85,7 +111,8 @@ async def _once(session: Session, only: list[str] | None) -> list[Outcome]:
         with progress_bars() as bars:
             await run_bounded((one(name, bars) for name in names), parallel=SITES_PARALLEL_MAX)
         await settle(ledger, session.environment, passphrase)
-        return [outcomes[name] for name in names]
+        asked = [] if only else await ask_all(ledger)
+        return [outcomes[name] for name in names], asked
 
 
 async def _publish(session: Session, passphrase: str) -> None:
@@ -121,6 +148,8 @@ async def _for_ever(session: Session, only: list[str] | None, every_s: float) ->
             for name in only or [site.name for site in read_settings(LedgerPaths(session.ledger)).sites]:
                 if name not in running:
                     running[name] = asyncio.create_task(_round(session, name, keys, shown))
+            if not only and WITNESSES not in running:
+                running[WITNESSES] = asyncio.create_task(_ask_witnesses(session, shown))
             await asyncio.sleep(every_s)
             for name in [name for name, task in running.items() if task.done()]:
                 running.pop(name).result()
@@ -134,7 +163,16 @@ async def _round(session: Session, name: str, keys: Keys, shown: dict[str, str])
     """Bring one site up to date and log how it went, if that is news. Raises Fenced: another primary has taken over."""
     async with open_ledger(session.ledger, session.environment) as ledger:
         with progress_bars() as bars:
-            outcome = await replicate_site(ledger, ledger.site(name), keys, bars)
+            mirrored = _is_mirrored(ledger, name)
+            outcome = await replicate_site(ledger, ledger.site(name), keys, bars, mirrored=mirrored)
     log_news(outcome, shown)
     if isinstance(outcome.error, Fenced):
         raise outcome.error
+
+
+async def _ask_witnesses(session: Session, shown: dict[str, str]) -> None:
+    """Ask the witnesses for what is published, and log what is news."""
+    async with open_ledger(session.ledger, session.environment) as ledger:
+        for one in await ask_all(ledger):
+            size = 0 if one.opened is None else one.opened.checkpoint.size
+            log_news(Outcome(f"witness {one.name}", size, error=one.error), shown)

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.config import SQLITE, LedgerPaths, read_settings
+from cli.alarms import show_alarms
+from cli.config import SQLITE, Environment, LedgerPaths, read_settings
+from cli.credentials import Use, reference_of, with_credentials
 from cli.predecessor import record_predecessor
 from cli.progress import progress_bar
 from cli.recreate import Request, Restored, restore_ledger
@@ -85,8 +87,9 @@ def ledger(
     An interrupted restore is carried on by running it again.
     """
     session = session_of(context)
+    url, environment = _place(session, place)
     request = Request(
-        place=_place(session, place),
+        place=url,
         policy=policy,
         root=to,
         passphrase=session.passphrase(confirm=True, what=" for the restored ledger's keys"),
@@ -101,22 +104,23 @@ def ledger(
         store=store,
     )
     with progress_bar("restoring") as report:
-        done = run_async(lambda: restore_ledger(request, session.environment, report))
+        done = run_async(lambda: restore_ledger(request, environment, report))
     _show(done, to)
 
 
-def _place(session: Session, text: str) -> str:
-    """A site's name in the ledger, when there is one; else the text is a path or a URL."""
+def _place(session: Session, text: str) -> tuple[str, Environment]:
+    """A site's name in the ledger, when there is one, with its credentials; else the text is a path or a URL."""
     if "://" in text or "/" in text or session.environment.ledger is None:
-        return text
+        return text, session.environment
     if not (session.environment.ledger / "jinshi.json").exists():
-        return text
+        return text, session.environment
     try:
-        return read_settings(LedgerPaths(session.environment.ledger.absolute())).site(text).url
+        site = read_settings(LedgerPaths(session.environment.ledger.absolute())).site(text)
     except InvalidRequest:
         if Path(text).is_dir():
-            return text
+            return text, session.environment
         raise
+    return site.url, with_credentials(session.environment, reference_of(site, Use.READER))
 
 
 def _show(done: Restored, to: Path) -> None:
@@ -137,6 +141,7 @@ def _show(done: Restored, to: Path) -> None:
             "run jinshi keys recover --recovery-key FILE"
         )
     render.say()
+    show_alarms(done.copy.objects.where, done.copy.alarms)
     if done.succeeded:
         render.say(f"It goes on as {settings.origin}: nothing proves that the lost primary signed no more.")
         render.say("Its own trust.policy is new; the predecessor's is kept in evidence/.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,14 @@ import typer
 
 from cli import render
 from cli.session import session_of
+from ledger.acknowledging import ACK_TIMEOUT_S, ACK_TIMEOUT_S_MAX
 from ledger.errors import InvalidRequest
 
 EXAMPLES = """[bold]Examples[/]
 
   jinshi serve                                       # http, on this machine only
   jinshi serve --listen 0.0.0.0:8420 --tls-cert server.pem --tls-key server.key --client-ca clients.pem
+  jinshi serve --open-to all                         # readers may ask for what is sealed: open=true
 """
 
 
@@ -39,6 +42,38 @@ def serve(
         bool, typer.Option("--replicate/--no-replicate", help="Keep the sites up to date as well.")
     ] = True,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often the sites are served.")] = 5.0,
+    ack_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1, max=ACK_TIMEOUT_S_MAX, metavar="SECONDS", help="How long an append waits for the sites it demands."
+        ),
+    ] = ACK_TIMEOUT_S,
+    alarm_webhook: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where alarms are posted, as CloudEvents.")
+    ] = None,
+    alarm_lag: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Alarm: a site is behind by so long.")
+    ] = 900.0,
+    alarm_unreachable: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Alarm: a site cannot be reached for so long.")
+    ] = 300.0,
+    alarm_disk_free: Annotated[
+        int, typer.Option(min=0, max=99, metavar="PERCENT", help="Alarm: less of the ledger's disk is free.")
+    ] = 5,
+    alarm_certificate: Annotated[
+        int, typer.Option(min=0, metavar="DAYS", help="Alarm: the server's certificate expires sooner.")
+    ] = 14,
+    scrub_every: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Read and heal every site, all of it in that time, like 7d.  [default: off]"),
+    ] = None,
+    open_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FINGERPRINT|all",
+            help="Whom open=true shows what is sealed: the SHA-256 of a client's certificate; can be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the ledger over HTTP until it is told to end (SIGTERM, Ctrl-C).
 
@@ -49,8 +84,11 @@ def serve(
     # Imported here: the server's libraries take long, and every other command should start quickly.
     import uvloop
 
+    from cli.alarming import AlarmSettings
+    from cli.scrubbing import parse_time
     from cli.serve import ServeSettings, serve
     from cli.tls import TlsFiles
+    from ledger.http.limits import HttpLimits
 
     tls = None
     if tls_cert is not None and tls_key is not None and client_ca is not None:
@@ -59,7 +97,16 @@ def serve(
         raise InvalidRequest(
             "TLS needs three files", hint="give --tls-cert, --tls-key and --client-ca, or none of them"
         )
-    settings = ServeSettings(listen, tls=tls, replicate=replicate, replicate_every_s=every)
+    settings = ServeSettings(
+        listen,
+        tls=tls,
+        replicate=replicate,
+        replicate_every_s=every,
+        open_to=frozenset(map(_fingerprint, open_to or ())),
+        limits=HttpLimits(ack_timeout_s=ack_timeout),
+        alarms=AlarmSettings(alarm_lag, alarm_unreachable, alarm_disk_free, alarm_certificate, alarm_webhook),
+        scrub_every_s=parse_time(scrub_every) if scrub_every else 0.0,
+    )
     passphrase = session.passphrase()
 
     def ready(url: str) -> None:
@@ -68,3 +115,14 @@ def serve(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(session.ledger, session.environment, passphrase, settings, ready))
+
+
+def _fingerprint(text: str) -> str:
+    """A fingerprint as openssl, a browser or the ledger's own `actor` write it. Raises InvalidRequest."""
+    plain = text.removeprefix("x509:").replace(":", "").lower()
+    if plain != "all" and not re.fullmatch(r"[0-9a-f]{64}", plain):
+        raise InvalidRequest(
+            f"--open-to {text!r} is neither the SHA-256 fingerprint of a certificate nor 'all'",
+            hint="see it with: openssl x509 -in client.pem -noout -fingerprint -sha256",
+        )
+    return plain

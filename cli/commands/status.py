@@ -2,24 +2,106 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from cli import render
+from cli.progress import stdout
 from cli.session import Session, run_async, session_of
 from cli.system import SystemClock
-from cli.wiring import OpenLedger, open_ledger
+from cli.wiring import OpenLedger, mirror_memory, open_ledger
+from ledger.alarms import StandingAlarm, read_alarms
+from ledger.core.acknowledgement import LOCAL, AckPolicy, is_possible
 from ledger.core.entry import decode_entry
 from ledger.core.merkle import CompactRange
-from replication.site import SiteState, site_state
+from ledger.errors import JinshiError
+from ledger.lag import Lag, LagMeter
+from ledger.sources import read_sources
+from ledger.store.base import Selection
+from replication.site import Site, SiteState, site_state
+
+COUNTED_MAX = 1_000
+WATCH_EVERY_S = 2.0
 
 EXAMPLES = """[bold]Examples[/]
 
   jinshi status
-  jinshi status --json | jq '.sites[] | {name, lag_entries, lag_s}'
+  jinshi status --watch                                      # again and again, until Ctrl-C
+  jinshi status --json | jq '.sites[] | {name, lag_entries, lag_bytes, lag_s}'
 """
+
+
+@dataclass(frozen=True, slots=True)
+class SiteView:
+    """One site: what it says, and its lag by what it is known to have cosigned, also while it is away."""
+
+    role: str
+    state: SiteState
+    size: int
+    lag: Lag
+
+    @property
+    def fine(self) -> bool:
+        return self.state.problem is None
+
+    @property
+    def json(self) -> dict[str, str | int | float | bool | None]:
+        return {
+            "name": self.state.name,
+            "where": self.state.where,
+            "role": self.role,
+            "reachable": self.state.reachable,
+            "size": self.size,
+            "pending": self.state.pending,
+            "lag_entries": self.lag.entries,
+            "lag_bytes": self.lag.bytes,
+            "lag_s": round(self.lag.seconds, 3),
+            "last_cosigned": self.state.last_cosigned,
+            "problem": self.state.problem,
+            "tampered": self.state.tampered,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """What a source demands, whether the sites can meet it now, and how many of its entries still wait for that."""
+
+    source: str
+    ack: AckPolicy
+    possible: bool
+    waiting: int
+
+    @property
+    def json(self) -> dict[str, str | int | bool]:
+        return {"source": self.source, "ack": str(self.ack), "possible": self.possible, "waiting": self.waiting}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the screen shows."""
+
+    about: dict[str, str | int]
+    sites: list[SiteView]
+    sources: list[SourceView]
+    alarms: list[StandingAlarm]
+
+    @property
+    def json(self) -> dict[str, object]:
+        return {
+            **self.about,
+            "sites": [site.json for site in self.sites],
+            "sources": [source.json for source in self.sources],
+            "alarms": [
+                {"kind": one.kind, "about": one.about, "what": one.what, "since": one.since, "index": one.index}
+                for one in self.alarms
+            ],
+        }
 
 
 def register(app: typer.Typer) -> None:
@@ -28,14 +110,34 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    context: typer.Context, json: Annotated[bool, typer.Option("--json", help="Print as one JSON object.")] = False
+    context: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print as one JSON object.")] = False,
 ) -> None:
-    """Show the ledger's size and root, and how far every site is."""
+    """Show the ledger's size and root, how far every site is, what the sources demand, and which alarms stand."""
     session = session_of(context)
-    about, states = run_async(lambda: _status(session))
-    if json:
-        render.print_json({**about, "sites": [_state_json(state) for state in states]})
-        return
+    run_async(lambda: _show(session, watch=watch, json=json))
+
+
+async def _show(session: Session, *, watch: bool, json: bool) -> None:
+    async with open_ledger(session.ledger, session.environment) as ledger:
+        meter = LagMeter(ledger.store, SystemClock())  # kept, so that watching reads little
+        while True:
+            found = await _status(ledger, meter)
+            if json:
+                render.print_json(found.json)
+            else:
+                if watch:
+                    stdout.clear()
+                _show_status(session, found)
+            if not watch:
+                return
+            sys.stdout.flush()
+            await asyncio.sleep(WATCH_EVERY_S)
+
+
+def _show_status(session: Session, found: Status) -> None:
+    about = found.about
     render.facts(
         {
             "ledger": str(session.ledger),
@@ -46,75 +148,101 @@ def status(
         }
     )
     render.say()
-    show_sites(states, json=False)
+    show_sites(found.sites, json=False)
+    if found.sources:
+        render.say()
+        rows = [(one.source, str(one.ack), "yes" if one.possible else "NO", _waiting(one)) for one in found.sources]
+        render.table(("SOURCE", "ACKNOWLEDGED BY", "CAN BE NOW", "WAITING"), rows)
+    for alarm in found.alarms:
+        render.warn(f"alarm since {render.moment(alarm.since)}: {alarm.what}")
 
 
-async def _status(session: Session) -> tuple[dict[str, str | int], list[SiteState]]:
-    async with open_ledger(session.ledger, session.environment) as ledger:
-        head = await ledger.reader.head()
-        last = await ledger.store.last_checkpoint(ledger.origin)
-        about: dict[str, str | int] = {
-            "origin": ledger.origin,
-            "tree_size": head.size,
-            "root_hash": CompactRange(head.size, head.frontier).root().hex(),
-            "published_size": 0 if last is None else last.size,
-        }
-        return about, await _states(ledger)
+def _waiting(one: SourceView) -> str:
+    if not one.waiting:
+        return "nothing"
+    return f"{COUNTED_MAX:,} entries or more" if one.waiting == COUNTED_MAX else render.count(one.waiting, "entry")
 
 
-async def site_states(session: Session) -> list[SiteState]:
+async def _status(ledger: OpenLedger, meter: LagMeter) -> Status:
+    head = await ledger.reader.head()
+    last = await ledger.store.last_checkpoint(ledger.origin)
+    about: dict[str, str | int] = {
+        "origin": ledger.origin,
+        "tree_size": head.size,
+        "root_hash": CompactRange(head.size, head.frontier).root().hex(),
+        "published_size": 0 if last is None else last.size,
+    }
+    sites = await _views(ledger, meter)
+    alarms = sorted((await read_alarms(ledger.store)).values(), key=lambda one: one.index)
+    return Status(about, sites, await _sources(ledger, sites), alarms)
+
+
+async def _sources(ledger: OpenLedger, sites: Sequence[SiteView]) -> list[SourceView]:
+    """The sources that demand more than the commit."""
+    acks = (await read_sources(ledger.store)).acks
+    found: list[SourceView] = []
+    for source, ack in sorted(acks.items()):
+        if ack == LOCAL:
+            continue
+        covered = ack.covered((site.role, site.size) for site in sites)
+        possible = is_possible(ack, [(site.role, site.fine) for site in sites])
+        waiting = await ledger.store.select(Selection(source=source, start=covered), limit=COUNTED_MAX)
+        found.append(SourceView(source, ack, possible, len(waiting)))
+    return found
+
+
+async def site_states(session: Session) -> list[SiteView]:
     """How far each site of the session's ledger is."""
     async with open_ledger(session.ledger, session.environment) as ledger:
-        return await _states(ledger)
+        return await _views(ledger, LagMeter(ledger.store, SystemClock()))
 
 
-async def _states(ledger: OpenLedger) -> list[SiteState]:
+async def _views(ledger: OpenLedger, meter: LagMeter) -> list[SiteView]:
     async def recordedtime_of(index: int) -> str:
         return decode_entry((await ledger.reader.entry(index)).entry).recordedtime
 
-    head = await ledger.reader.head()
-    now = SystemClock().now()
-    return [
-        await site_state(site, ledger.log_key, head_size=head.size, recordedtime_of=recordedtime_of, now=now)
-        for site in ledger.sites()
-    ]
+    head, now = await ledger.reader.head(), SystemClock().now()
+
+    async def ask(site: Site) -> tuple[SiteState, int]:
+        state = await site_state(site, ledger.log_key, head_size=head.size, recordedtime_of=recordedtime_of, now=now)
+        return state, state.size if state.problem is None else await _remembered(ledger, state)
+
+    found = await asyncio.gather(*(ask(site) for site in ledger.sites()))
+    lags = {size: await meter.of(size) for size in sorted({size for _, size in found})}
+    return [SiteView(ledger.settings.site(state.name).counts_as, state, size, lags[size]) for state, size in found]
 
 
-def _state_json(state: SiteState) -> dict[str, str | int | float | bool | None]:
-    return {
-        "name": state.name,
-        "where": state.where,
-        "reachable": state.reachable,
-        "size": state.size,
-        "pending": state.pending,
-        "lag_entries": state.lag_entries,
-        "lag_s": round(state.lag_s, 3),
-        "last_cosigned": state.last_cosigned,
-        "problem": state.problem,
-        "tampered": state.tampered,
-    }
+async def _remembered(ledger: OpenLedger, state: SiteState) -> int:
+    """How much a site that cannot say so has cosigned: by its mirror's memory, where that is at hand."""
+    with suppress(JinshiError):
+        remembered = await mirror_memory(ledger.settings.site(state.name), ledger.origin)
+        if remembered is not None:
+            return remembered.checkpoint.size
+    return state.size
 
 
-def show_sites(states: Sequence[SiteState], *, json: bool) -> None:
+def show_sites(sites: Sequence[SiteView], *, json: bool) -> None:
     """The sites as a table, and what is wrong with any of them below it."""
     if json:
-        for state in states:
-            render.print_json(_state_json(state))
+        for site in sites:
+            render.print_json(site.json)
         return
-    if not states:
+    if not sites:
         render.say("no sites: nothing protects this ledger; add one with: jinshi site add NAME PATH-OR-URL")
         return
-    render.table(("SITE", "ENTRIES", "LAG", "COSIGNED", "STATE"), [_row(state) for state in states])
-    for state in states:
-        if state.problem:
-            render.warn(f"site {state.name}: {state.problem}")
+    render.table(("SITE", "ROLE", "ENTRIES", "LAG", "COSIGNED", "STATE"), [_row(site) for site in sites])
+    for site in sites:
+        if site.state.problem:
+            render.warn(f"site {site.state.name}: {site.state.problem}")
 
 
-def _row(state: SiteState) -> tuple[str, ...]:
+def _row(site: SiteView) -> tuple[str, ...]:
     lag = "none"
-    if state.lag_entries:
-        lag = f"{render.count(state.lag_entries, 'entry')}, {render.duration(state.lag_s)}"
-    verdict = "fine" if not state.lag_entries else "behind"
-    if state.problem:
-        verdict = "TAMPERED" if state.tampered else "not reachable"
-    return state.name, f"{state.size:,}", lag, render.moment(state.last_cosigned or "never"), verdict
+    if site.lag.entries:
+        weight = "" if site.lag.bytes is None else f", {render.size(site.lag.bytes)}"
+        lag = f"{render.count(site.lag.entries, 'entry')}{weight}, {render.duration(site.lag.seconds)}"
+    verdict = "fine" if not site.lag.entries else "behind"
+    if site.state.problem:
+        verdict = "TAMPERED" if site.state.tampered else "not reachable"
+    cosigned = render.moment(site.state.last_cosigned or ("never" if not site.size else "not known"))
+    return site.state.name, site.role, f"{site.size:,}", lag, cosigned, verdict

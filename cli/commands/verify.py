@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from cli import render
+from cli.alarms import show_alarms
 from cli.progress import progress_bar
 from cli.session import Session, run_async, session_of
 from cli.system import SystemClock
-from cli.wiring import mirror_memory, open_ledger, read_file, read_newer_file, read_policy
+from cli.wiring import Use, mirror_memory, open_ledger, read_file, read_newer_file, read_policy
 from ledger.auditor import Audited, audit_ledger
 from ledger.core.event import format_time
 from ledger.core.policy import Policy, Trusted, parse_policy
@@ -155,7 +156,7 @@ async def _verify_site(
 ) -> tuple[SiteCopy, list[str]]:
     async with open_ledger(session.ledger, session.environment) as ledger:
         policy = _policy(session, policy_file)
-        site = ledger.site(name)
+        site = ledger.site(name, Use.READER)
         newer = [read_newer_file(file) for file in against]
         if (memory := await mirror_memory(ledger.settings.site(name), ledger.origin)) is not None:
             newer.append(Newer(memory, f"the mirror of {name}"))
@@ -183,6 +184,7 @@ def _show_copy(name: str, copy: SiteCopy) -> None:
     render.say(f"site {name} is whole: {size}, cosigned {render.duration(copy.age_s)} ago")
     render.facts({"root": copy.checkpoint.root.hex()})
     _show_cosignatures(copy.trusted)
+    show_alarms(copy.objects.where, copy.alarms)
 
 
 def _show_cosignatures(trusted: Trusted) -> None:

@@ -28,6 +28,7 @@ from ledger.core.tiling import frontier_of
 from ledger.errors import Tampered, Unavailable
 from ledger.keyring import KEYRING, KeyringAudit
 from ledger.store.base import ObjectStore
+from ledger.store.versions import EveryVersion
 from ledger.tasks import Report
 from ledger.verify import AuthenticatedTiles, check_leftovers, read_tile
 
@@ -91,7 +92,8 @@ class _Replay:
 
     async def run(self) -> Replayed:
         size = self._checkpoint.size
-        with _executor(self._settings, self._partitions) as executor:
+        every_version = isinstance(self._objects, EveryVersion)
+        with _executor(self._settings, self._partitions, self._checkpoint, every_version) as executor:
             async with aclosing(self._ranges(executor)) as ranges:
                 async for facts in ranges:
                     await self._take(facts)
@@ -123,7 +125,7 @@ class _Replay:
         size = self._checkpoint.size
         jobs = [(start, min(start + RANGE_ENTRIES, size)) for start in range(0, size, RANGE_ENTRIES)]
         if executor is None:
-            scanner = Scanner(self._objects, self._settings.folder, self._partitions)
+            scanner = Scanner(self._objects, self._settings.folder, self._partitions, self._checkpoint)
             for start, stop in jobs:
                 yield await scanner.scan(start, stop)
             return
@@ -160,6 +162,8 @@ class _Replay:
         self._acts += facts.acts
         if facts.spilled is not None:
             self._spilled.append(facts.spilled)
+        if isinstance(self._objects, EveryVersion):
+            self._objects.alarms.add(facts.alarms)
         self._suspects.update(
             {index: hashes for index, hashes in facts.suspects.items() if len(self._suspects) < FINDINGS_MAX}
         )
@@ -178,7 +182,10 @@ class _Replay:
         try:
             stored = await read_tile(self._objects, Tile(level, index, len(hashes)))
         except Tampered as error:
-            self._whole.tiles.add_error(error)
+            if isinstance(self._objects, EveryVersion):
+                self._whole.suspects.setdefault(level << 48 | index, [])
+            else:
+                self._whole.tiles.add_error(error)
             return
         if stored == encode_tile(hashes):
             return
@@ -298,12 +305,17 @@ _scanner: Scanner | None = None
 """This process's own, where it is a worker's."""
 
 
-def _begin(open_objects: OpenObjects, folder: Path, partitions: int) -> None:
+def _begin(
+    open_objects: OpenObjects, folder: Path, partitions: int, checkpoint: Checkpoint, every_version: bool
+) -> None:
     global _scanner
     # Values are trees and freed as they go: looking for cycles among them would take a third of the time.
     gc.disable()
     gc.freeze()
-    _scanner = Scanner(open_objects(), folder, partitions)
+    objects = open_objects()
+    _scanner = Scanner(
+        EveryVersion(objects, keyring=False) if every_version else objects, folder, partitions, checkpoint
+    )
 
 
 def _scan(start: int, stop: int) -> RangeFacts:
@@ -315,12 +327,14 @@ def _scan(start: int, stop: int) -> RangeFacts:
 
 
 @contextmanager
-def _executor(settings: ReplaySettings, partitions: int) -> Iterator[Executor | None]:
+def _executor(
+    settings: ReplaySettings, partitions: int, checkpoint: Checkpoint, every_version: bool
+) -> Iterator[Executor | None]:
     """Worker processes; None: everything happens in this one."""
     if settings.open_objects is None or settings.processes < 2:
         yield None
         return
-    begin = (settings.open_objects, settings.folder, partitions)
+    begin = (settings.open_objects, settings.folder, partitions, checkpoint, every_version)
     pool = ProcessPoolExecutor(settings.processes, get_context("spawn"), initializer=_begin, initargs=begin)
     try:
         yield pool

@@ -16,16 +16,18 @@ from typing import Any, Final
 from ledger.auditor.report import FINDINGS_MAX, Findings
 from ledger.auditor.spill import Spill, Spilled
 from ledger.core.acts import CREATED, SITE_ADDED, SUCCEEDED, is_act
+from ledger.core.checkpoint import Checkpoint
 from ledger.core.encoding import decode_base64
 from ledger.core.merkle import leaf_hash, root_hash
 from ledger.core.quick import quick_entries, slow_entry
 from ledger.core.sealing import NONCE_SIZE, SUITE_AES_GCM_SIV
-from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, decode_tile
+from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, decode_tile, encode_bundle, encode_tile
 from ledger.errors import MalformedEntry, MalformedTile, ObjectMissing, Tampered
 from ledger.keyring.data import check_data_key, is_data_keyid
 from ledger.keyring.erasures import ERASURE_TYPES
 from ledger.store.base import ObjectStore
-from ledger.verify import read_tile
+from ledger.store.versions import Alarms, EveryVersion
+from ledger.verify import AuthenticatedTiles, read_bundle, read_tile
 
 RANGE_ENTRIES: Final = TILE_WIDTH * TILE_WIDTH
 """A range is what one tile at level 1 covers."""
@@ -66,13 +68,16 @@ class RangeFacts:
     dataref_count: int = 0
     edition_count: int = 0
     entries_read: int = 0
+    alarms: Alarms = field(default_factory=Alarms)
 
 
 class Scanner:
     """Scans ranges of one copy; remembers which data keys it has seen."""
 
-    def __init__(self, objects: ObjectStore, folder: Path, partitions: int) -> None:
+    def __init__(self, objects: ObjectStore, folder: Path, partitions: int, checkpoint: Checkpoint) -> None:
         self._objects = objects
+        self._checkpoint = checkpoint
+        self._genuine: AuthenticatedTiles | None = None
         self._folder = folder
         self._partitions = partitions
         self._checked: OrderedDict[str, None] = OrderedDict()
@@ -80,6 +85,7 @@ class Scanner:
     async def scan(self, start: int, stop: int) -> RangeFacts:
         """Go through entries `start` (a multiple of `RANGE_ENTRIES`) to `stop`. Raises StoreUnavailable."""
         facts, spill = RangeFacts(start, stop), Spill(start, self._partitions)
+        await self._authenticate()
         keyids: dict[str, int] = {}
         async with aclosing(self._tiles(start, stop)) as tiles:
             async for tile, bundle, stored in tiles:
@@ -93,7 +99,19 @@ class Scanner:
                     facts.entries_read += len(entries)
         await self._check_keys(facts, keyids)
         facts.spilled = await asyncio.to_thread(spill.write, self._folder)
+        if self._genuine is not None:
+            self._genuine.close()
+        if isinstance(self._objects, EveryVersion):
+            facts.alarms = self._objects.alarms
         return facts
+
+    async def _authenticate(self) -> None:
+        """Where there are older versions to choose from, the signed tree says which is the one."""
+        if isinstance(self._objects, EveryVersion):
+            try:
+                self._genuine = await AuthenticatedTiles.open(self._objects, self._checkpoint)
+            except Tampered:
+                self._genuine = None  # each object is told of by itself
 
     async def _tiles(
         self, start: int, stop: int
@@ -105,8 +123,7 @@ class Scanner:
             while reading or following * TILE_WIDTH < stop:
                 while len(reading) < AHEAD and following * TILE_WIDTH < stop:
                     tile = Tile(0, following, min(TILE_WIDTH, stop - following * TILE_WIDTH))
-                    both = (self._read(Tile(ENTRIES, tile.index, tile.width)), self._read(tile))
-                    reading.append((tile, asyncio.gather(*both)))
+                    reading.append((tile, asyncio.ensure_future(self._read_both(tile))))
                     following += 1
                 tile, both_read = reading.popleft()
                 bundle, stored = await both_read
@@ -115,6 +132,17 @@ class Scanner:
             for _, one in reading:
                 one.cancel()
             await asyncio.gather(*(one for _, one in reading), return_exceptions=True)
+
+    async def _read_both(self, tile: Tile) -> tuple[bytes | Tampered, bytes | Tampered]:
+        """The bundle of a level-0 tile, and the tile."""
+        bundle = Tile(ENTRIES, tile.index, tile.width)
+        if self._genuine is not None:
+            try:
+                entries = await read_bundle(self._objects, self._genuine, bundle)
+                return encode_bundle(entries), encode_tile(await self._genuine.hashes(0, tile.index))
+            except Tampered:
+                pass  # what is wrong is told from the objects as they are stored
+        return await asyncio.gather(self._read(bundle), self._read(tile))
 
     async def _read(self, tile: Tile) -> bytes | Tampered:
         try:

@@ -80,6 +80,6 @@ def parse_ack(text: str) -> AckPolicy:
     )
 
 
-def is_possible(policy: AckPolicy, roles: Iterable[str]) -> bool:
-    """Whether sites of these roles could ever meet it."""
-    return policy.kind is Kind.LOCAL or policy.covered((role, 1) for role in roles) == 1
+def is_possible(policy: AckPolicy, sites: Iterable[tuple[str, bool]]) -> bool:
+    """Whether it can be met by sites of which the role is given, and whether they cosign what comes."""
+    return policy.kind is Kind.LOCAL or policy.covered((role, int(fine)) for role, fine in sites) == 1

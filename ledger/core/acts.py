@@ -6,6 +6,7 @@ from typing import Final
 
 CREATED: Final = "ledger.created.v1"
 SITE_ADDED: Final = "site.added.v1"
+WITNESS_ADDED: Final = "witness.added.v1"
 DRILLED: Final = "drill.completed.v1"
 AUDITED: Final = "ledger.audited.v1"
 SCRUBBED: Final = "site.scrubbed.v1"
@@ -17,6 +18,8 @@ ERASURE_APPROVED: Final = "erasure.approved.v1"
 ERASURE_CONFIRMED: Final = "erasure.confirmed.v1"
 HOLD_PLACED: Final = "hold.placed.v1"
 HOLD_LIFTED: Final = "hold.lifted.v1"
+ALARM_RAISED: Final = "alarm.raised.v1"
+ALARM_CLEARED: Final = "alarm.cleared.v1"
 
 ACTS: Final = "urn:jinshi:ledger:"
 """What the source of every ledger's own acts begins with."""

@@ -62,6 +62,11 @@ def parse_checkpoint(data: bytes) -> OpenedCheckpoint:
     return OpenedCheckpoint(parse_checkpoint_text(note.text), note)
 
 
+def contradicts(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two checkpoints of one log, both signed by it, prove by themselves that it has two histories."""
+    return one.size == other.size and one.root != other.root
+
+
 def origin_prefix(origin: str) -> str:
     """Where everything of one ledger lies in an object store, as in C2SP tlog-mirror: `<hex SHA-256>/`."""
     return hashlib.sha256(origin.encode("utf-8")).hexdigest() + "/"

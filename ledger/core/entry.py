@@ -59,18 +59,28 @@ def encode_event(event: Event, time: str, *, streamversion: int, recordedtime: s
         MalformedEvent: an attribute is not what CloudEvents allows.
         EntryTooLarge: they would pass 65,535 bytes.
     """
-    assert streamversion >= 1, "streams count from 1"
-    check_event(event)
-    if time != event.time:
-        check_time(time)
-    encode = _encode_extended if event.extensions else _encode
-    data = encode(event, _repeated(time), streamversion, _repeated(recordedtime), actor)
+    data = _checked(event, time, streamversion, recordedtime, actor)
     if len(data) > ENTRY_SIZE_MAX:
         raise EntryTooLarge(
             f"event {event.id!r} makes an entry of {len(data)} bytes; the most is {ENTRY_SIZE_MAX}",
             hint="send less, or keep the data elsewhere and send a dataref",
         )
     return data
+
+
+def render_entry(entry: Entry) -> bytes:
+    """The same members as canonical JSON, however long: an entry that was opened may be larger than one recorded."""
+    assert entry.event.time is not None, "an entry always has a time"
+    return _checked(entry.event, entry.event.time, entry.streamversion, entry.recordedtime, entry.actor)
+
+
+def _checked(event: Event, time: str, streamversion: int, recordedtime: str, actor: str) -> bytes:
+    assert streamversion >= 1, "streams count from 1"
+    check_event(event)
+    if time != event.time:
+        check_time(time)
+    encode = _encode_extended if event.extensions else _encode
+    return encode(event, _repeated(time), streamversion, _repeated(recordedtime), actor)
 
 
 # The members in the order of their names: all ASCII, where code points and UTF-16 units sort alike (RFC 8785 §3.2.3).

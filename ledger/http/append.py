@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ledger.acknowledging import check_asked, demanded
+from ledger.core.acknowledgement import AckPolicy, parse_ack
 from ledger.core.acts import is_act
 from ledger.core.encoding import encode_base64
 from ledger.core.event import Event
-from ledger.errors import InvalidRequest, Pushback
-from ledger.http.problems import Refused, unmet
+from ledger.errors import InvalidRequest, Pushback, Unacknowledged
+from ledger.http.problems import NotAcknowledged, Refused, unmet
 from ledger.http.query import index_of, parameters
 from ledger.http.receive import BATCH, Headers, body_size_max, header, mode_of, parse_events
 from ledger.http.service import Service, service_of
@@ -22,6 +24,7 @@ from ledger.sequencer import Recorded
 
 EXPECTED_VERSION = "jinshi-expected-version"
 IDEMPOTENCY_KEY = "idempotency-key"
+ACK = "jinshi-ack"
 
 NO_RECEIPT, LOG, COSIGNED = "", "log", "cosigned"
 """Which checkpoint a receipt is wanted against: one with the log's signature, or one the trust policy accepts."""
@@ -36,13 +39,14 @@ async def post_events(request: Request) -> Response:
     """Record one event or a batch; 201 when something is new, 200 when all of it was recorded before."""
     service = service_of(request)
     headers: Headers = request.scope["headers"]
-    wanted = _wanted_receipt(parameters(request, ["receipt"]), headers)
+    given = parameters(request, ["receipt", "ack"])
+    wanted, asked = _wanted_receipt(given, headers), _asked_ack(given, headers)
     expected = _expected_version(headers)
     mode = mode_of(headers)
     body = await receive_body(request, service, body_size_max(mode, service.limits))
     events = parse_events(mode, headers, body, service.limits)
     _check_idempotency_key(headers, events, mode)
-    _check_sources(events)
+    sources = _check_sources(service, events, asked)
     actor = service.actor_of(request.scope)
     service.metrics.append_entries.observe(len(events))
     # Commit point: what append returns is durable; a caller that never hears of it repeats the call, safely.
@@ -53,6 +57,10 @@ async def post_events(request: Request) -> Response:
     new = sum(not place.duplicate for place in places)
     service.metrics.entries.inc(new)
     service.metrics.duplicates.inc(len(places) - new)
+    # Asked now, so that whatever was declared before these were recorded counts.
+    policies = demanded(service.sources, sources, asked)
+    if policies and places:
+        await _acknowledge(service, places, policies)
     receipts = [None] * len(places) if wanted == NO_RECEIPT else await _receipts(service, places, wanted)
     answers = [_answer(place, receipt) for place, receipt in zip(places, receipts, strict=True)]
     location = {} if mode == BATCH else {"location": f"/events/{places[0].index}"}
@@ -121,11 +129,39 @@ def _expected_version(headers: Headers) -> int | None:
     return None if value is None else index_of(value, "Jinshi-Expected-Version")
 
 
-def _check_sources(events: Sequence[Event]) -> None:
-    """What the ledger does itself (declarations, holds, erasures) nobody asks of it as a mere producer of events."""
-    for event in events:
-        if is_act(event.source):
-            raise unmet(f"{event.source[:120]} is for the ledger's own acts", hint="use the jinshi command for them")
+def _asked_ack(given: Mapping[str, str], headers: Headers) -> AckPolicy | None:
+    """By the parameter `ack` or the header Jinshi-Ack. Raises InvalidRequest: it is none; Refused: they differ."""
+    values = [value for value in (given.get("ack"), header(headers, ACK.encode())) if value is not None]
+    if len(policies := {parse_ack(value) for value in values}) > 1:
+        raise unmet("the parameter ack and the header Jinshi-Ack differ", hint="send one of them")
+    return policies.pop() if policies else None
+
+
+def _check_sources(service: Service, events: Sequence[Event], asked: AckPolicy | None) -> set[str]:
+    """The sources of the events.
+
+    Raises:
+        Refused: one is the ledger's own (what it does itself, such as declarations, holds and erasures, nobody asks of
+            it as a mere producer of events), or is acknowledged by more than is asked for.
+    """
+    sources = {event.source for event in events}
+    for source in sources:
+        if is_act(source):
+            raise unmet(f"{source[:120]} is for the ledger's own acts", hint="use the jinshi command for them")
+    try:
+        check_asked(service.sources, sources, asked)
+    except InvalidRequest as error:
+        raise unmet(error.what, hint=error.hint) from error
+    return sources
+
+
+async def _acknowledge(service: Service, places: Sequence[Recorded], policies: set[AckPolicy]) -> None:
+    """Wait until the sites have what is recorded. Raises NotAcknowledged."""
+    last = max(place.index for place in places)
+    try:
+        await service.acknowledge(last, policies, service.limits.ack_timeout_s)
+    except Unacknowledged as error:
+        raise NotAcknowledged(error, [_answer(place, None) for place in places]) from error
 
 
 def _check_idempotency_key(headers: Headers, events: Sequence[Event], mode: str) -> None:

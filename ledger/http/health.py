@@ -59,4 +59,6 @@ def not_ready(error: JinshiError) -> Unavailable:
 async def get_metrics(request: Request) -> Response:
     """Prometheus text format."""
     parameters(request, ())
-    return Response(service_of(request).metrics.render(), 200, {**_NO_STORE, "content-type": CONTENT_TYPE})
+    service = service_of(request)
+    await service.metrics.measure(service.acknowledging)
+    return Response(service.metrics.render(), 200, {**_NO_STORE, "content-type": CONTENT_TYPE})

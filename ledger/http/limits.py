@@ -34,6 +34,9 @@ class HttpLimits:
     keep_alive_s: float = 15.0
 
     receipt_timeout_s: float = 10.0
+    ack_timeout_s: float = 30.0
+    """How long an append waits for the sites that its acknowledgement policy demands."""
+
     publish_every_s: float = 1.0
     """At the latest, when nobody waits for a receipt."""
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from ledger.acknowledging import Acknowledging
+from ledger.errors import Unavailable
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _APPEND_ENTRIES = (1, 2, 5, 10, 50, 100, 500, 1_000)
@@ -35,9 +39,33 @@ class Metrics:
             "jinshi_slow_readers", "Event streams ended because nobody read them.", registry=self.registry
         )
         self.streamed = Counter("jinshi_streamed_entries", "Entries sent in event streams.", registry=self.registry)
-        self.replicated = Gauge(
-            "jinshi_site_size", "Entries verified and cosigned at a site.", ("site",), registry=self.registry
+        self.unacknowledged = Counter(
+            "jinshi_unacknowledged_appends",
+            "Appends that were recorded, but not at as many sites in time as their policy demands.",
+            registry=self.registry,
         )
+        self.site_size = self._of_site("size", "Entries verified and cosigned at a site.")
+        self.site_lag_entries = self._of_site("lag_entries", "Entries that a site has not cosigned.")
+        self.site_lag_bytes = self._of_site("lag_bytes", "Their canonical bytes; NaN: too many to be added up.")
+        self.site_lag_seconds = self._of_site("lag_seconds", "The age of the oldest of them; 0: there is none.")
+        self.site_reachable = self._of_site("reachable", "1: the site answered the last time; 0: it did not.")
+        self.alarms = Gauge("jinshi_alarms", "1 for each alarm that stands.", ("kind", "about"), registry=self.registry)
+
+    def _of_site(self, name: str, about: str) -> Gauge:
+        return Gauge(f"jinshi_site_{name}", about, ("site",), registry=self.registry)
+
+    async def measure(self, acknowledging: Acknowledging) -> None:
+        """Set what is said of the sites; of whatever cannot be measured nothing is said."""
+        for gauge in (self.site_lag_entries, self.site_lag_bytes, self.site_lag_seconds):
+            gauge.clear()
+        for one in sorted(acknowledging.standings, key=lambda one: one.has):
+            self.site_size.labels(one.name).set(one.has)
+            self.site_reachable.labels(one.name).set(one.reachable)
+            with suppress(Unavailable):
+                lag = await acknowledging.lag.of(one.has)
+                self.site_lag_entries.labels(one.name).set(lag.entries)
+                self.site_lag_bytes.labels(one.name).set(float("nan") if lag.bytes is None else lag.bytes)
+                self.site_lag_seconds.labels(one.name).set(lag.seconds)
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""

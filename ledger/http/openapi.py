@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ledger.consumers import NAME_PATTERN
+from ledger.core.acknowledgement import ACK_PATTERN, ROLES
 from ledger.core.checkpoint import origin_prefix
 from ledger.http.limits import HttpLimits
 from ledger.http.problems import MEDIA_TYPE, TYPE_PREFIX
@@ -32,6 +33,7 @@ _DESCRIPTIONS = {
     204: "It is done; there is nothing to say.",
     304: "It is what you have already.",
     400: "The request makes no sense.",
+    403: "The caller may not do that.",
     404: "There is no such thing.",
     405: "That method cannot be used here.",
     408: "The body did not arrive in time.",
@@ -100,6 +102,13 @@ def _post_events(limits: HttpLimits) -> Json:
                 "Wait for a receipt and answer it too: log (or true) against a checkpoint that the log has signed, "
                 "cosigned against one that the mirrors have cosigned as the trust policy demands.",
             ),
+            _query(
+                "ack",
+                {"type": "string", "pattern": ACK_PATTERN},
+                "Wait until the entries are verified and cosigned at more sites than their source demands: any:N, "
+                "same-city or all. A weaker policy than the source's is refused.",
+            ),
+            _header("Jinshi-Ack", {"type": "string", "pattern": ACK_PATTERN}, "As the parameter ack."),
             _header("Idempotency-Key", {"type": "string", "pattern": f"^{_HEADER_TEXT}{{1,255}}$"}, "The event's id."),
             _header("Jinshi-Expected-Version", _ref("Index"), "The stream's version; 0: it must be new."),
             _header("Prefer", {"type": "string"}, "'receipt', 'receipt=cosigned': as the parameter (RFC 7240)."),
@@ -139,9 +148,10 @@ def _get_events(limits: HttpLimits) -> Json:
             _query("order", {"type": "string", "enum": ["asc", "desc"], "default": "asc"}, "By index."),
             _query("limit", limit, "How many."),
             _query("cursor", {"type": "string"}, "'next' of the page before; the rest of the query as it was."),
+            _opened(),
         ],
         answers={200: ({"application/json": {"schema": _ref("Page")}}, {"Link": {"schema": {"type": "string"}}})},
-        problems=(422,),
+        problems=(403, 422),
     )
 
 
@@ -155,10 +165,11 @@ def _get_stream() -> Json:
             _query("from", _ref("Index"), "The first index."),
             _query("consumer", _ref("Name"), "Begin where this consumer is."),
             _query("follow", {"type": "boolean", "default": True}, "false: end when everything has been sent."),
+            _opened(),
             _header("Last-Event-ID", {"type": "string", "pattern": "^(0|[1-9][0-9]{0,14})$"}, "The last index seen."),
         ],
         answers={200: ({"text/event-stream": {}}, {})},
-        problems=(422,),
+        problems=(403, 422),
     )
 
 
@@ -166,8 +177,18 @@ def _get_event() -> Json:
     return _operation(
         "getEvent",
         "One entry: its canonical bytes.",
-        parameters=[_path("index", _ref("Index"))],
+        parameters=[_path("index", _ref("Index")), _opened()],
         answers={200: ({STRUCTURED: {"schema": _ref("Entry")}}, {"Jinshi-Index": {"schema": _ref("Index")}})},
+        problems=(403,),
+    )
+
+
+def _opened() -> Json:
+    """For the operations that answer entries."""
+    return _query(
+        "open",
+        {"type": "boolean", "default": False},
+        "Sealed data as its producer sent it, for callers whom the server opens it to; what is erased stays sealed.",
     )
 
 
@@ -347,6 +368,20 @@ def _schemas(limits: HttpLimits) -> Json:
         "Consumer": _object(
             {"name": _ref("Name"), "position": _ref("Index"), "updated": {"type": "string"}, "actor": text}
         ),
+        "Site": _object(
+            {
+                "name": text,
+                "role": {"type": "string", "enum": list(ROLES)},
+                "size": _ref("Index"),
+                "reachable": {"type": "boolean"},
+                "lag_entries": _ref("Index"),
+                "lag_bytes": {"type": ["integer", "null"]},
+                "lag_s": {"type": "number", "minimum": 0},
+                "error": {"type": ["string", "null"]},
+                "since": {"type": ["string", "null"]},
+            },
+            required=["name", "role", "size", "reachable", "error", "since"],
+        ),
         "Health": _object({"status": {"const": "ok"}}),
         "Ready": _object({"status": {"const": "ready"}, "size": _ref("Index"), "published": _ref("Index")}),
         "Problem": {
@@ -359,9 +394,16 @@ def _schemas(limits: HttpLimits) -> Json:
                 "detail": {"type": "string"},
                 "hint": {"type": "string"},
                 "sites": {
-                    "type": "object",
                     "description": "How far each site is, or what is wrong there.",
-                    "additionalProperties": {"type": "string"},
+                    "anyOf": [
+                        {"type": "object", "additionalProperties": {"type": "string"}},
+                        {"type": "array", "items": _ref("Site")},
+                    ],
+                },
+                "events": {
+                    "type": "array",
+                    "description": "Where the events of the request are recorded, though not acknowledged.",
+                    "items": _ref("Place"),
                 },
             },
             "required": ["type", "title", "status", "detail"],

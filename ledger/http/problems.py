@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from ledger import errors
-from ledger.errors import JinshiError, Pushback, Unavailable
+from ledger.errors import JinshiError, Pushback, Unacknowledged, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:jinshi:problem:"
@@ -33,6 +33,7 @@ STATUS: Mapping[type[JinshiError], tuple[int, str]] = {
     errors.Fenced: (503, "Another writer has taken over"),
     errors.Pushback: (503, "Too much is being done at once"),
     errors.StoreUnavailable: (503, "The store cannot be used"),
+    errors.Unacknowledged: (503, "It is recorded, but not at as many sites as it should be"),
     errors.Unavailable: (503, "It cannot be done now"),
     errors.Tampered: (500, "A copy is not what was signed for"),
     errors.JinshiError: (500, "The ledger cannot answer"),
@@ -40,6 +41,7 @@ STATUS: Mapping[type[JinshiError], tuple[int, str]] = {
 
 _TITLES = {
     400: "The request makes no sense",
+    403: "The caller may not do that",
     404: "There is no such thing",
     405: "The method is not allowed here",
     408: "The request took too long",
@@ -81,6 +83,14 @@ class ReceiptPending(Unavailable):
         self.sites = dict(sites or {})
 
 
+class NotAcknowledged(Unacknowledged):
+    """`Unacknowledged`, with the places at which the events of the request are recorded."""
+
+    def __init__(self, error: Unacknowledged, events: Sequence[Mapping[str, object]]) -> None:
+        super().__init__(error.what, hint=error.hint, sites=error.sites)
+        self.events = list(events)
+
+
 def problem(
     status: int,
     kind: str,
@@ -89,14 +99,13 @@ def problem(
     *,
     hint: str = "",
     headers: Mapping[str, str] | None = None,
-    sites: Mapping[str, str] | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> Response:
-    """A problem details response (RFC 9457), with `hint` and `sites` as extension members."""
+    """A problem details response (RFC 9457), with `hint` and `more` as extension members."""
     body: dict[str, object] = {"type": TYPE_PREFIX + kind, "title": title, "status": status, "detail": what}
     if hint:
         body["hint"] = hint
-    if sites:
-        body["sites"] = dict(sites)
+    body |= more or {}
     return Response(
         json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace"),
         status,
@@ -118,8 +127,12 @@ def response_of(error: JinshiError) -> Response:
     elif status in (503, 507):
         headers["retry-after"] = str(RETRY_AFTER_S)
     name = _WORDS.sub("-", type(error).__name__).lower()
-    sites = error.sites if isinstance(error, ReceiptPending) else None
-    return problem(status, name, title, error.what, hint=error.hint, headers=headers, sites=sites)
+    more: dict[str, object] = {}
+    if isinstance(error, NotAcknowledged):
+        more = {"sites": error.sites, "events": error.events}
+    elif isinstance(error, ReceiptPending) and error.sites:
+        more = {"sites": error.sites}
+    return problem(status, name, title, error.what, hint=error.hint, headers=headers, more=more)
 
 
 def fault() -> Response:

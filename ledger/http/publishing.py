@@ -13,10 +13,10 @@ from types import TracebackType
 
 from ledger.core.checkpoint import OpenedCheckpoint, parse_checkpoint
 from ledger.errors import Fenced, JinshiError, Unavailable
-from ledger.http.levels import Level
 from ledger.http.limits import HttpLimits
 from ledger.http.metrics import Metrics
 from ledger.http.problems import ReceiptPending
+from ledger.levels import Level
 from ledger.publisher import Publisher
 from ledger.sequencer import Sequencer
 from ledger.store.base import EntryStore
@@ -94,8 +94,8 @@ class Publishing:
         assert self._newest is not None, "entering publishes"
         return self._newest
 
-    async def until_published(self, index: int) -> None:
-        """Wait until a published checkpoint covers entry `index`.
+    async def until_published(self, index: int, timeout_s: float | None = None) -> None:
+        """Wait until a published checkpoint covers entry `index`, for `receipt_timeout_s` if nothing else is said.
 
         Raises:
             ReceiptPending: it took too long; the entry is recorded all the same.
@@ -105,7 +105,8 @@ class Publishing:
         self._wanted += 1
         self._want.set()
         try:
-            if await self.published.above(index, self._limits.receipt_timeout_s):
+            wait_s = self._limits.receipt_timeout_s if timeout_s is None else timeout_s
+            if await self.published.above(index, wait_s):
                 return
         finally:
             self._wanted -= 1

@@ -13,8 +13,8 @@ from ledger.core.checkpoint import Checkpoint, OpenedCheckpoint
 from ledger.core.note import Note, NoteSignature
 from ledger.core.policy import NONE, Policy
 from ledger.errors import Tampered
-from ledger.http.levels import Level
 from ledger.http.problems import ReceiptPending
+from ledger.levels import Level
 
 LOOK_EVERY_S = 2.0
 GATHERED_MAX = 256

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from ledger.core.encoding import encode_base64
 from ledger.core.proof import format_receipt
 from ledger.errors import InvalidRequest
+from ledger.http.opening import OPEN, find_opened, opened_entries, opener_for
 from ledger.http.problems import Refused, unmet
 from ledger.http.query import ATTRIBUTES, PAGING, RANGE, TIMES, flag, index_of, page_request, parameters
 from ledger.http.receive import STRUCTURED
@@ -29,11 +30,14 @@ FOREVER = {"cache-control": "max-age=31536000, immutable"}
 async def get_events(request: Request) -> Response:
     """A page of entries; `next` is the cursor of the page after it, null at the end."""
     service = service_of(request)
-    given = parameters(request, (*ATTRIBUTES, *RANGE, *TIMES, *PAGING))
+    given = parameters(request, (*ATTRIBUTES, *RANGE, *TIMES, *PAGING, OPEN))
+    opener = opener_for(request, service, given)
     asked = page_request(given, service.limits)
-    found, position = await bounded_page(service, asked.what, asked.limit, service.limits.page_size_max)
+    what = await find_opened(opener, asked.what)
+    found, position = await bounded_page(service, what, asked.limit, service.limits.page_size_max)
     cursor = None if position is None else asked.cursor(position)
-    events = b",".join(b'{"index":%d,"event":%s}' % (one.index, one.entry) for one in found)
+    entries = zip(found, await opened_entries(opener, found), strict=True)
+    events = b",".join([b'{"index":%d,"event":%s}' % (one.index, entry) for one, entry in entries])
     headers = {"cache-control": "no-store"}
     if cursor is not None:
         headers["link"] = f'<{request.url.path}?{urlencode({**given, "cursor": cursor})}>; rel="next"'
@@ -79,10 +83,13 @@ async def bounded_page(
 
 
 async def get_event(request: Request) -> Response:
-    """One entry: its canonical bytes, which are a CloudEvent in JSON format."""
-    parameters(request, ())
-    stored = await entry_of(service_of(request).reader, request.path_params["index"])
-    return Response(stored.entry, 200, {**FOREVER, "jinshi-index": str(stored.index)}, STRUCTURED)
+    """One entry: its canonical bytes, which are a CloudEvent in JSON format; or, asked for so, what was sealed."""
+    service = service_of(request)
+    opener = opener_for(request, service, parameters(request, [OPEN]))
+    stored = await entry_of(service.reader, request.path_params["index"])
+    (body,) = await opened_entries(opener, [stored])
+    caching = FOREVER if opener is None else {"cache-control": "no-store"}
+    return Response(body, 200, {**caching, "jinshi-index": str(stored.index)}, STRUCTURED)
 
 
 async def entry_of(reader: Reader, text: str) -> StoredEntry:

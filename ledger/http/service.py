@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from ledger.acknowledging import Acknowledging
 from ledger.consumers import Consumers
-from ledger.errors import Pushback
+from ledger.core.acknowledgement import AckPolicy
+from ledger.errors import Pushback, Unacknowledged
 from ledger.http.limits import HttpLimits
 from ledger.http.metrics import Metrics
+from ledger.http.problems import ReceiptPending
 from ledger.http.publishing import Publishing
 from ledger.http.quorum import Quorum
 from ledger.http.receipts import Receipts
 from ledger.reader import Reader
+from ledger.sealing import Opener
 from ledger.sequencer import Sequencer
+from ledger.sources import Sources
 from ledger.store.base import ObjectStore
 
 T = TypeVar("T")
@@ -30,7 +35,8 @@ class Service:
     """One ledger as served. `published` is prefixed to the origin.
 
     `actor_of` names the caller of a request, from its ASGI scope; that name becomes the entry's `actor`. `quorum`
-    knows the newest checkpoint that the ledger's own trust policy accepts, mirrors and all.
+    knows the newest checkpoint that the ledger's own trust policy accepts, mirrors and all. `acknowledging` knows how
+    far every site is, `sources` what acknowledges which source.
     `hosts`: the host names answered to, None for any; on loopback it keeps web pages out that rebind their name.
     """
 
@@ -42,10 +48,14 @@ class Service:
     consumers: Consumers
     actor_of: Callable[[Scope], str]
     metrics: Metrics
+    acknowledging: Acknowledging
+    sources: Sources
     limits: HttpLimits = field(default_factory=HttpLimits)
     quorum: Quorum = field(default_factory=Quorum)
     hosts: frozenset[str] | None = None
     on_fault: Callable[[Exception], None] = lambda error: None
+    opener_of: Callable[[Scope], Opener | None] = lambda scope: None
+    """What opens sealed entries for the caller of a request; None: it may not read them."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server ends: streams end, so that it can."""
 
@@ -56,6 +66,34 @@ class Service:
 
     def __post_init__(self) -> None:
         self.receipts = Receipts(self.published)
+
+    async def acknowledge(self, index: int, policies: Collection[AckPolicy], timeout_s: float) -> None:
+        """Wait until the entries up to `index` are published, and where the policies demand. Raises Unacknowledged."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + timeout_s
+        try:
+            await self.publishing.until_published(index, timeout_s)
+        except ReceiptPending as error:
+            self.metrics.unacknowledged.inc()
+            raise await self.acknowledging.unacknowledged(index, policies, timeout_s, why=error.what) from error
+        try:
+            await self._acknowledge(index, policies, max(0.0, end_s - loop.time()))
+        except Unacknowledged:
+            self.metrics.unacknowledged.inc()
+            raise
+
+    async def _acknowledge(self, index: int, policies: Collection[AckPolicy], timeout_s: float) -> None:
+        """Until the server ends: then whoever waits is told so, and is not cut off."""
+        waiting = asyncio.ensure_future(self.acknowledging.acknowledge(index, policies, timeout_s))
+        ending = asyncio.ensure_future(self.closing.wait())
+        try:
+            await asyncio.wait({waiting, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise await self.acknowledging.unacknowledged(index, policies, timeout_s, why="the server is ending")
+            waiting.result()
+        finally:
+            waiting.cancel()
+            ending.cancel()
 
     def take_stream(self) -> None:
         """Count a stream that opens. Raises Pushback: there are as many as may be."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 
@@ -17,11 +17,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ledger.errors import JinshiError
+from ledger.http.opening import OPEN, find_opened, opened_entries, opener_for
 from ledger.http.problems import unmet
 from ledger.http.query import STREAM, attribute_filters, flag, index_of, parameters
 from ledger.http.read import bounded_page
 from ledger.http.receive import header
 from ledger.http.service import Service, service_of
+from ledger.sealing import Opener
 from ledger.store.base import Selection, StoredEntry
 
 ABORT = "jinshi.abort"
@@ -37,7 +39,8 @@ HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": 
 async def get_stream(request: Request) -> Response:
     """The log as an event stream."""
     service = service_of(request)
-    given = parameters(request, STREAM)
+    given = parameters(request, (*STREAM, OPEN))
+    opener = opener_for(request, service, given)
     filters = attribute_filters(given)
     follow = flag(given, "follow", default=True)
     start = await _start(request, service, given)
@@ -47,8 +50,9 @@ async def get_stream(request: Request) -> Response:
     what = Selection(
         start=start, source=filters.get("source"), subject=filters.get("subject"), type=filters.get("type")
     )
+    what = await find_opened(opener, what)
     service.take_stream()
-    return EventStream(service, what, follow=follow)
+    return EventStream(service, what, follow=follow, opener=opener)
 
 
 async def _start(request: Request, service: Service, given: dict[str, str]) -> int:
@@ -65,8 +69,9 @@ async def _start(request: Request, service: Service, given: dict[str, str]) -> i
 class EventStream(Response):
     """The response that goes on. It owns one of the service's streams, and gives it back when it ends."""
 
-    def __init__(self, service: Service, what: Selection, *, follow: bool) -> None:
+    def __init__(self, service: Service, what: Selection, *, follow: bool, opener: Opener | None = None) -> None:
         super().__init__(None, 200)
+        self._opener = opener
         self._service = service
         self._what = what
         self._follow = follow
@@ -128,11 +133,12 @@ class EventStream(Response):
                 return
             try:
                 found, next_position = await self._page(position)
+                shown = await opened_entries(self._opener, found)
             except JinshiError as error:
                 service.on_fault(error)
                 yield b": the ledger cannot be read now\n\n"  # the reader comes back with Last-Event-ID
                 return
-            for chunk in _format(found):
+            for chunk in _format(found, shown):
                 yield chunk
             service.metrics.streamed.inc(len(found))
             position = next_position
@@ -153,15 +159,15 @@ class EventStream(Response):
         return list(found), stop if next_position is None else next_position
 
 
-def _format(found: list[StoredEntry]) -> list[bytes]:
+def _format(found: Sequence[StoredEntry], shown: Sequence[bytes]) -> list[bytes]:
     """As event stream text, in pieces of about CHUNK_SIZE."""
     chunks: list[bytes] = []
     part: list[bytes] = []
     used = 0
-    for one in found:
+    for one, entry in zip(found, shown, strict=True):
         # Neither holds a line break: control characters are refused in a type, and escaped in canonical JSON.
         kind = json.loads(one.entry)["type"].encode()
-        part.append(b"id: %d\nevent: %s\ndata: %s\n\n" % (one.index, kind, one.entry))
+        part.append(b"id: %d\nevent: %s\ndata: %s\n\n" % (one.index, kind, entry))
         used += len(part[-1])
         if used >= CHUNK_SIZE:
             chunks.append(b"".join(part))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from ledger.core.acts import acts_source
@@ -14,6 +15,7 @@ from ledger.keyring.data import KEYRING, check_data_key
 from ledger.keyring.erasures import ERASURE_TYPES, Erasures
 from ledger.keyring.logkey import ANNOUNCING, announced_keys
 from ledger.store.base import EntryStore, ObjectStore, Selection
+from ledger.store.versions import read_checked
 
 _MARKS: Final = (b'"keyid":"', *(f'"type":"{type_}"'.encode() for type_ in (*ANNOUNCING, *ERASURE_TYPES)))
 _ANNOUNCEMENTS_MAX: Final = 1_000
@@ -84,17 +86,20 @@ class KeyringAudit:
             if keyid not in known:
                 raise _missing(objects, keyid, index)
         for keyid, digest in sorted(self._announced.items()):
-            key = KEYRING + keyid
             try:
-                data = (await objects.get(key)).data
-            except ObjectMissing as error:
-                raise Tampered(f"{objects.where}/{key} is missing", key=key, hint="use another copy") from error
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise Tampered(
-                    f"{objects.where}/{key} is damaged: it is not what the log announced",
-                    key=key,
-                    hint="use another copy",
+                await read_checked(
+                    objects, KEYRING + keyid, partial(_check_announced, objects, KEYRING + keyid, digest)
                 )
+            except ObjectMissing as error:
+                key = KEYRING + keyid
+                raise Tampered(f"{objects.where}/{key} is missing", key=key, hint="use another copy") from error
+
+
+def _check_announced(objects: ObjectStore, key: str, digest: str, data: bytes) -> None:
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise Tampered(
+            f"{objects.where}/{key} is damaged: it is not what the log announced", key=key, hint="use another copy"
+        )
 
 
 def _missing(objects: ObjectStore, keyid: str, index: int) -> Tampered:

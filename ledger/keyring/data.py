@@ -23,6 +23,7 @@ from ledger.keyring.erasures import subject_key_prefix
 from ledger.keyring.recovery import FORMAT, open_from_recovery, seal_to_recovery
 from ledger.protocols import Clock, KeyEncryptionKey
 from ledger.store.base import ObjectStore
+from ledger.store.versions import read_checked
 from ledger.tasks import run_bounded
 
 KEYRING = "keyring/"
@@ -107,14 +108,17 @@ async def check_data_key(objects: ObjectStore, keyid: str) -> bytes:
     """The keyring object of a keyid, checked against it. Raises ObjectMissing; Tampered: it is another one."""
     if not is_data_keyid(keyid):
         raise ObjectMissing(KEYRING + keyid[:200], where=objects.where)
-    data = (await objects.get(KEYRING + keyid)).data
-    if _digest(data) != keyid[-2 * _DIGEST_SIZE :]:
-        raise Tampered(
-            f"{objects.where}/{KEYRING}{keyid} is damaged: it is not the key that entries were sealed with",
-            key=KEYRING + keyid,
-            hint="use another copy",
-        )
-    return data
+
+    def check(data: bytes) -> bytes:
+        if _digest(data) != keyid[-2 * _DIGEST_SIZE :]:
+            raise Tampered(
+                f"{objects.where}/{KEYRING}{keyid} is damaged: it is not the key that entries were sealed with",
+                key=KEYRING + keyid,
+                hint="use another copy",
+            )
+        return data
+
+    return (await read_checked(objects, KEYRING + keyid, check))[0]
 
 
 async def data_keyids(objects: ObjectStore, prefix: str = "") -> AsyncIterator[str]:

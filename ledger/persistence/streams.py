@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ledger.core.acknowledgement import LOCAL
 from ledger.core.entry import Entry, decode_entry
 from ledger.core.event import Event, format_time
-from ledger.errors import IdConflict, Pushback, StoreUnavailable, VersionConflict
+from ledger.errors import IdConflict, InvalidRequest, Pushback, StoreUnavailable, VersionConflict
 from ledger.persistence.mapping import VERSION, version_of
 from ledger.persistence.vault import Vault
 from ledger.protocols import Clock
@@ -60,6 +61,7 @@ class Streams:
         self._sequencer = sequencer
         self._clock = clock
         self.vault = Vault(sealer)
+        self._sealer = sealer
         self._pauses_s = pauses_s
         self._last: OrderedDict[StreamId, int | None] = OrderedDict()  # None: nothing is recorded in that stream
         self._busy: dict[StreamId, asyncio.Future[None]] = {}  # what an append is under way for
@@ -83,6 +85,7 @@ class Streams:
             Unavailable: the keeper of the keys it would be sealed with cannot be reached; nothing was recorded.
             Fenced: another writer has taken over.
         """
+        self._check_acks({event.source for event in events})
         positions = [(stream_of(event), _version(event)) for event in events]
         streams = {stream for stream, _ in positions}
         while busy := {self._busy[stream] for stream in streams if stream in self._busy}:
@@ -107,6 +110,16 @@ class Streams:
             for stream in streams:
                 del self._busy[stream]
         return places
+
+    def _check_acks(self, sources: set[str]) -> None:
+        """Nothing is acknowledged by less than is declared. Raises InvalidRequest."""
+        for source in sources:
+            ack = LOCAL if self._sealer is None else self._sealer.sources.ack_of(source)
+            if ack != LOCAL:
+                raise InvalidRequest(
+                    f"{source} is acknowledged by {ack}, which an application does not wait for",
+                    hint=f"record over HTTP, or run: jinshi source declare {source} --ack local",
+                )
 
     async def _load(self, stream: StreamId) -> None:
         self._remember({stream: await self.last_version(stream)})

@@ -16,6 +16,9 @@ from ledger.errors import InvalidRequest, ObjectMissing
 Tag = NewType("Tag", str)
 """Opaque version of an object's content, for compare-and-swap (an HTTP ETag, or a digest)."""
 
+VersionId = NewType("VersionId", str)
+"""Opaque name of one version of an object, unique among the versions of its key."""
+
 KEY_LENGTH_MAX = 512
 SEGMENT_LENGTH_MAX = 200
 """A file's name has at most 255 bytes, and a store may need some for its own ends."""
@@ -54,6 +57,18 @@ class Stored:
 
     data: bytes
     tag: Tag
+
+
+class Version(NamedTuple):
+    """One version of an object, as listed. `current`: it is what `get` answers with, or fails for.
+
+    `removed`: it has no bytes, it is the mark that the object was deleted, and hides the versions before it.
+    """
+
+    key: str
+    id: VersionId
+    current: bool
+    removed: bool
 
 
 class ObjectStore(Protocol):
@@ -114,6 +129,37 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def list_versions(self, prefix: str) -> AsyncIterator[Version]:
+        """Every version of every key that starts with `prefix`, those that are deleted or overwritten too.
+
+        The versions of one key follow each other, newest first; keys ascend within a folder. Exactly one version of a
+        key is `current`. A store that keeps no versions answers with the one there is. Memory: a page of them.
+
+        Raises:
+            InvalidRequest: no key can begin with `prefix`.
+            StoreUnavailable: they cannot be listed (a permission of its own in S3: s3:ListBucketVersions).
+        """
+        ...
+
+    async def get_version(self, key: str, version: VersionId) -> bytes:
+        """The bytes of one version, current or not.
+
+        Raises:
+            ObjectMissing: there is no such version, or none with bytes.
+        """
+        ...
+
+    async def extend_lock(self, key: str, version: VersionId | None = None) -> None:
+        """Let the lock on an object (or on one version) run anew, for as long as the store locks such keys.
+
+        It is never shortened, and a lock that has hardly begun stays as it is. A store that locks nothing does nothing.
+
+        Raises:
+            ObjectMissing: it is not there, and the store locks such keys.
+            StoreUnavailable: it cannot be extended (a permission of its own in S3: s3:PutObjectRetention).
+        """
+        ...
+
 
 class Prefixed:
     """Everything under a prefix of an object store, as an `ObjectStore` of its own."""
@@ -148,6 +194,22 @@ class Prefixed:
     async def list_keys(self, prefix: str) -> AsyncIterator[str]:
         async for key in self._inner.list_keys(self._prefix + validate_prefix(prefix)):
             yield key.removeprefix(self._prefix)
+
+    async def list_versions(self, prefix: str) -> AsyncIterator[Version]:
+        async for version in self._inner.list_versions(self._prefix + validate_prefix(prefix)):
+            yield version._replace(key=version.key.removeprefix(self._prefix))
+
+    async def get_version(self, key: str, version: VersionId) -> bytes:
+        try:
+            return await self._inner.get_version(self._prefix + validate_key(key), version)
+        except ObjectMissing as error:
+            raise ObjectMissing(key, where=self.where) from error
+
+    async def extend_lock(self, key: str, version: VersionId | None = None) -> None:
+        try:
+            await self._inner.extend_lock(self._prefix + validate_key(key), version)
+        except ObjectMissing as error:
+            raise ObjectMissing(key, where=self.where) from error
 
 
 class StreamId(NamedTuple):

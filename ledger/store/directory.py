@@ -18,7 +18,10 @@ from typing import NoReturn
 
 from ledger.errors import CompareFailed, DiskFull, ImmutableConflict, ObjectMissing, StoreUnavailable
 from ledger.files import is_full
-from ledger.store.base import Stored, Tag, is_key, validate_key, validate_prefix
+from ledger.store.base import Stored, Tag, Version, VersionId, is_key, validate_key, validate_prefix
+
+_ONLY = VersionId("only")
+"""A directory keeps no versions: what is there is the only one."""
 
 
 class DirectoryStore:
@@ -61,6 +64,18 @@ class DirectoryStore:
                 continue
             names = await asyncio.to_thread(self._names, key)
             waiting.extend(key + name for name in reversed(names) if _on_the_way(key + name, prefix))
+
+    async def list_versions(self, prefix: str) -> AsyncIterator[Version]:
+        async for key in self.list_keys(prefix):
+            yield Version(key, _ONLY, current=True, removed=False)
+
+    async def get_version(self, key: str, version: VersionId) -> bytes:
+        if version != _ONLY:
+            raise ObjectMissing(validate_key(key), where=self.where)
+        return (await self.get(key)).data
+
+    async def extend_lock(self, key: str, version: VersionId | None = None) -> None:
+        validate_key(key)  # a directory locks nothing
 
     # -- what runs in a thread --
 

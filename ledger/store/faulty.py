@@ -21,6 +21,8 @@ from ledger.store.base import (
     StoredEntry,
     StreamId,
     Tag,
+    Version,
+    VersionId,
 )
 
 T = TypeVar("T")
@@ -89,6 +91,15 @@ class FaultyObjectStore:
 
     def list_keys(self, prefix: str) -> AsyncIterator[str]:
         return self._inner.list_keys(prefix)
+
+    def list_versions(self, prefix: str) -> AsyncIterator[Version]:
+        return self._inner.list_versions(prefix)
+
+    async def get_version(self, key: str, version: VersionId) -> bytes:
+        return await self._inner.get_version(key, version)
+
+    async def extend_lock(self, key: str, version: VersionId | None = None) -> None:
+        await self._inner.extend_lock(key, version)
 
 
 class FaultyEntryStore:

@@ -16,17 +16,25 @@ from ledger.store.base import (
     StoredEntry,
     StreamId,
     Tag,
+    Version,
+    VersionId,
     validate_key,
     validate_prefix,
 )
 
 
 class MemoryObjectStore:
-    """An `ObjectStore` in a dictionary; durable as long as the object lives."""
+    """An `ObjectStore` in a dictionary; durable as long as the object lives.
 
-    def __init__(self, name: str = "memory") -> None:
+    `versioned`: it keeps every version, as a bucket with versioning does: deleting only hides.
+    """
+
+    def __init__(self, name: str = "memory", *, versioned: bool = False) -> None:
         self._name = name
+        self._versioned = versioned
         self._objects: dict[str, bytes] = {}
+        self._versions: dict[str, list[tuple[VersionId, bytes | None]]] = {}  # of each key, the oldest first
+        self._written = 0
 
     @property
     def where(self) -> str:
@@ -40,7 +48,10 @@ class MemoryObjectStore:
         return Stored(data, _tag(data))
 
     async def put_immutable(self, key: str, data: bytes) -> None:
-        if self._objects.setdefault(validate_key(key), data) != data:
+        found = self._objects.get(validate_key(key))
+        if found is None:
+            self._write(key, data)
+        elif found != data:
             raise ImmutableConflict(
                 f"{self._name}/{key} is there already with other bytes",
                 hint="run jinshi verify: one of the two is not genuine",
@@ -52,20 +63,54 @@ class MemoryObjectStore:
             raise CompareFailed(
                 f"{self._name}/{key} is not what it was", hint="somebody else has written it; try again"
             )
-        self._objects[key] = data
+        self._write(key, data)
         return _tag(data)
 
     async def delete(self, key: str) -> None:
-        self._objects.pop(validate_key(key), None)
+        if validate_key(key) in self._objects:
+            del self._objects[key]
+            self._keep(key, None)
 
     async def purge(self, key: str) -> None:
-        await self.delete(key)
+        self._objects.pop(validate_key(key), None)
+        self._versions.pop(key, None)
 
     async def list_keys(self, prefix: str) -> AsyncIterator[str]:
         validate_prefix(prefix)
         for key in sorted(key for key in self._objects if key.startswith(prefix)):
             if key in self._objects:
                 yield key
+
+    async def list_versions(self, prefix: str) -> AsyncIterator[Version]:
+        validate_prefix(prefix)
+        for key in sorted(key for key in self._versions if key.startswith(prefix)):
+            versions = self._versions.get(key, [])[::-1]
+            for number, (version, data) in enumerate(versions):
+                yield Version(key, version, current=number == 0, removed=data is None)
+
+    async def get_version(self, key: str, version: VersionId) -> bytes:
+        data = dict(self._versions.get(validate_key(key), [])).get(version)
+        if data is None:
+            raise ObjectMissing(key, where=self._name)
+        return data
+
+    async def extend_lock(self, key: str, version: VersionId | None = None) -> None:
+        validate_key(key)  # nothing is locked here
+
+    def _write(self, key: str, data: bytes) -> None:
+        self._objects[key] = data
+        self._keep(key, data)
+
+    def _keep(self, key: str, data: bytes | None) -> None:
+        """`data` is the newest version from now on, or the only one; None: that it was deleted is."""
+        self._written += 1
+        new = [(VersionId(str(self._written)), data)]
+        if self._versioned:
+            self._versions.setdefault(key, []).extend(new)
+        elif data is not None:
+            self._versions[key] = new
+        else:
+            self._versions.pop(key, None)
 
 
 def _tag(data: bytes) -> Tag:

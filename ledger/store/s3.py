@@ -3,98 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-import boto3
-import botocore.session
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from ledger.errors import (
-    CompareFailed,
-    DiskFull,
-    ImmutableConflict,
-    InvalidRequest,
-    JinshiError,
-    ObjectMissing,
-    StoreUnavailable,
-)
-from ledger.store.base import Stored, Tag, is_key, validate_key, validate_prefix
+from ledger.errors import CompareFailed, ImmutableConflict, ObjectMissing, StoreUnavailable
+from ledger.store.base import Stored, Tag, Version, VersionId, is_key, validate_key, validate_prefix
+from ledger.store.s3_client import CONNECTIONS_MAX, condition_failed, explain
+from ledger.store.s3_client import make_client as make_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
 
-CONNECTIONS_MAX = 16
 CONFLICTS_MAX = 4
 """How often a conditional write is tried against others that are under way."""
 
 PAGE_KEYS_MAX = 1_000
-_CONDITION_FAILED = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
-_FULL = ("InsufficientCapacity", "InsufficientStorage", "QuotaExceeded", "507")
-_PASSED_IN = {
-    **dict.fromkeys(("profile", "config_file", "credentials_file"), (None, None, None, None)),
-    "ignore_configured_endpoint_urls": (None, None, True, None),
-}
-"""Where botocore finds its settings, as (in a file, in the environment, default, conversion): nowhere."""
+_NO_VERSIONS = "null"
+"""The version of an object in a bucket without versioning."""
+_COMPLIANCE: Final = "COMPLIANCE"
+"""The mode that nobody can undo: no version goes, and no retention is shortened, before its time."""
 
+RENEWED_SHARE: Final = 0.1
+"""A lock is renewed when this share of its length has gone by; sooner, a request would gain next to nothing."""
 
-def make_client(
-    *,
-    endpoint_url: str | None,
-    region: str,
-    access_key: str,
-    secret_key: str,
-    session_token: str | None = None,
-    timeout_s: float = 20.0,
-    attempts_max: int = 4,
-) -> S3Client:
-    """A client for one site; a request is tried `attempts_max` times in all, with growing pauses.
-
-    It takes no credentials, region, endpoint or profile from the environment or from the files of the AWS tools: what
-    it needs is passed in. (AWS_CA_BUNDLE and the variables for proxies hold, as for every other program.)
-
-    Raises:
-        InvalidRequest: endpoint or region cannot be one.
-    """
-    core = botocore.session.Session(session_vars=_PASSED_IN)
-    session = boto3.session.Session(
-        aws_access_key_id=access_key,
-        aws_secret_access_key=secret_key,
-        aws_session_token=session_token,
-        region_name=region,
-        botocore_session=core,
-    )
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": attempts_max},
-        connect_timeout=timeout_s / 4,
-        read_timeout=timeout_s,
-        max_pool_connections=CONNECTIONS_MAX,
-        # Other stores than AWS's mostly want the bucket in the path.
-        s3={"addressing_style": "path" if endpoint_url else "auto"},
-    )
-    try:
-        return session.client("s3", endpoint_url=endpoint_url, config=config)
-    except (BotoCoreError, ValueError) as error:
-        raise InvalidRequest(
-            f"no S3 store at {endpoint_url or 'AWS'} in region {region!r} ({_line(error)})",
-            hint="check the endpoint's URL and the region",
-        ) from error
+LockRule = Callable[[str], timedelta | None]
+"""How long an object is locked from the moment it is written, by its key; None: not at all."""
 
 
 class S3Store:
     """An `ObjectStore` in a bucket, under a prefix. The server must honour If-None-Match and If-Match on PUT.
 
     The bucket must exist, so that one that is mistyped is not taken for an empty one (some servers make it on the
-    first write).
+    first write). What `lock` names is written under Object Lock, mode COMPLIANCE: the bucket must have it.
+    Every write carries the SHA-256 of its bytes, which the server checks, and returns with them where it can.
     """
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str = "", *, page_keys: int = PAGE_KEYS_MAX) -> None:
+    def __init__(
+        self,
+        client: S3Client,
+        bucket: str,
+        prefix: str = "",
+        *,
+        page_keys: int = PAGE_KEYS_MAX,
+        lock: LockRule | None = None,
+    ) -> None:
         self._client = client
+        self._lock = lock
         self._bucket = bucket
         self._prefix = f"{validate_key(prefix.strip('/'))}/" if prefix.strip("/") else ""
         self._page_keys = page_keys
@@ -130,6 +93,21 @@ class S3Store:
             else:
                 yield key.removeprefix(self._prefix)
 
+    async def list_versions(self, prefix: str) -> AsyncIterator[Version]:
+        marker: dict[str, str] = {}
+        while True:
+            page, marker = await self._run(partial(self._version_page, self._key(validate_prefix(prefix)), marker))
+            for version in page:
+                yield version
+            if not marker:
+                return
+
+    async def get_version(self, key: str, version: VersionId) -> bytes:
+        return await self._run(partial(self._get_version, validate_key(key), version))
+
+    async def extend_lock(self, key: str, version: VersionId | None = None) -> None:
+        await self._run(partial(self._extend_lock, validate_key(key), version))
+
     async def _names(self, prefix: str) -> list[str]:
         """What is in a folder under names that begin with `prefix`, folders with a slash; in descending order."""
         names: list[str] = []
@@ -152,8 +130,19 @@ class S3Store:
 
     def _get(self, key: str) -> Stored:
         def read() -> Stored:
-            found = self._client.get_object(Bucket=self._bucket, Key=self._key(key))
+            found = self._client.get_object(Bucket=self._bucket, Key=self._key(key), ChecksumMode="ENABLED")
             return Stored(found["Body"].read(), Tag(found["ETag"]))
+
+        return self._call(key, read)
+
+    def _get_version(self, key: str, version: VersionId) -> bytes:
+        def read() -> bytes:
+            found = self._client.get_object(
+                Bucket=self._bucket, Key=self._key(key), VersionId=version, ChecksumMode="ENABLED"
+            )
+            if found.get("VersionId", _NO_VERSIONS) != version:  # SeaweedFS asks no further where none are kept
+                raise ObjectMissing(key, where=self.where)
+            return found["Body"].read()
 
         return self._call(key, read)
 
@@ -166,17 +155,49 @@ class S3Store:
     def _put(self, key: str, data: bytes, expected: Tag | None) -> Tag:
         """One conditional write. Raises CompareFailed; the object may be what was to be written nevertheless."""
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": expected}
+        if (length := self._locked_for(key)) is not None:
+            condition |= {"ObjectLockMode": _COMPLIANCE, "ObjectLockRetainUntilDate": datetime.now(UTC) + length}
         if not self._bucket_seen:
             self._call(key, lambda: self._client.head_bucket(Bucket=self._bucket))
             self._bucket_seen = True
         try:
             done = self._call(
                 key,
-                lambda: self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=data, **condition),
+                lambda: self._client.put_object(
+                    Bucket=self._bucket,
+                    Key=self._key(key),
+                    Body=data,
+                    ChecksumSHA256=_checksum(data),
+                    **condition,
+                ),
             )
         except ObjectMissing as error:  # how AWS says that an If-Match met nothing
             raise self._changed(key) from error
         return Tag(done["ETag"])
+
+    def _locked_for(self, key: str) -> timedelta | None:
+        return None if self._lock is None else self._lock(key)
+
+    def _extend_lock(self, key: str, version: VersionId | None) -> None:
+        length = self._locked_for(key)
+        if length is None:
+            return
+        until = datetime.now(UTC) + length
+        named: dict[str, Any] = {"Bucket": self._bucket, "Key": self._key(key)}
+        if version is not None:
+            named["VersionId"] = version
+
+        def extend() -> None:
+            try:
+                now = self._client.head_object(**named).get("ObjectLockRetainUntilDate")
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 405):  # gone, or a mark of deletion
+                    raise ObjectMissing(key, where=self.where) from error
+                raise
+            if now is None or now < until - length * RENEWED_SHARE:
+                self._client.put_object_retention(**named, Retention={"Mode": _COMPLIANCE, "RetainUntilDate": until})
+
+        self._call(key, extend)
 
     def _put_immutable(self, key: str, data: bytes) -> None:
         for _ in range(CONFLICTS_MAX):
@@ -251,6 +272,29 @@ class S3Store:
 
         return self._call(prefix.removeprefix(self._prefix), read)
 
+    def _version_page(self, prefix: str, marker: dict[str, str]) -> tuple[list[Version], dict[str, str]]:
+        """One page of versions under a full name, and where the next one begins; {}: there is none."""
+
+        def read() -> tuple[list[Version], dict[str, str]]:
+            found = self._client.list_object_versions(
+                Bucket=self._bucket, Prefix=prefix, MaxKeys=self._page_keys, **cast(Any, marker)
+            )
+            # Two lists come out of what the server sends as one; a time takes them apart, to its resolution.
+            every = [(one, False) for one in found.get("Versions", [])]
+            every += [(one, True) for one in cast(Any, found.get("DeleteMarkers", []))]
+            every.sort(key=lambda one: (one[0]["IsLatest"], one[0]["LastModified"]), reverse=True)
+            every.sort(key=lambda one: one[0]["Key"])
+            page = [
+                Version(one["Key"][len(self._prefix) :], VersionId(one["VersionId"]), one["IsLatest"], removed)
+                for one, removed in every
+            ]
+            following = {}
+            if found.get("IsTruncated"):
+                following = {"KeyMarker": found["NextKeyMarker"], "VersionIdMarker": found["NextVersionIdMarker"]}
+            return [version for version in page if is_key(version.key)], following
+
+        return self._call(prefix.removeprefix(self._prefix), read)
+
     # -- what can go wrong --
 
     def _changed(self, key: str) -> CompareFailed:
@@ -263,45 +307,14 @@ class S3Store:
 
     def _call(self, key: str, act: Callable[[], T]) -> T:
         """Run one request; whatever goes wrong becomes one of the errors of the protocol."""
-        where = f"{self.where}/{key}"
         try:
             return act()
-        except ClientError as error:
-            raise self._refused(key, error) from error
-        except ParamValidationError as error:
-            raise StoreUnavailable(
-                f"{where} cannot be asked for ({_line(error)})", hint="check the site's URL"
-            ) from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(
-                f"{where} cannot be reached ({_line(error)})", hint="check the network and the site, then try again"
-            ) from error
-
-    def _refused(self, key: str, error: ClientError) -> JinshiError:
-        where = f"{self.where}/{key}"
-        said = error.response.get("Error", {})
-        code = str(said.get("Code", ""))
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        reason = _line(said.get("Message") or code or status)
-        if code == "NoSuchKey":
-            return ObjectMissing(key, where=self.where)
-        if code in _CONDITION_FAILED or status == 412:
-            return self._changed(key)
-        if code in _FULL or status == 507:
-            return DiskFull(f"{where} cannot be written ({code})", hint="free space at the site, then run it again")
-        if code == "NoSuchBucket" or (error.operation_name == "HeadBucket" and status == 404):
-            return StoreUnavailable(
-                f"the bucket {self._bucket} is not there", hint="check its name, or create it first"
-            )
-        if status in (401, 403):
-            return StoreUnavailable(
-                f"{where}: the store refused ({reason})", hint="check the credentials and what they may do"
-            )
-        if status >= 500 or status == 429:
-            return StoreUnavailable(f"{where}: the store failed ({reason})", hint="look at the site, then try again")
-        return StoreUnavailable(f"{where}: the store refused ({reason})", hint="check the site's URL and region")
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and condition_failed(error):
+                raise self._changed(key) from error
+            raise explain(error, where=self.where, bucket=self._bucket, key=key) from error
 
 
-def _line(what: object) -> str:
-    """One line of what a library says in several."""
-    return " ".join(str(what).split())
+def _checksum(data: bytes) -> str:
+    """As the S3 API writes it."""
+    return base64.b64encode(hashlib.sha256(data).digest()).decode("ascii")

@@ -24,7 +24,7 @@ from ledger.core.canonical import JsonValue, canonicalize
 from ledger.core.checkpoint import parse_checkpoint_text
 from ledger.core.cosignature import cosigned_message, timestamped_signature
 from ledger.core.encoding import decode_base64, encode_base64
-from ledger.core.note import SITE_CONTEXT, SignatureType, VerifierKey, parse_vkey
+from ledger.core.note import SITE_CONTEXT, SignatureType, VerifierKey, check_name, parse_vkey
 from ledger.errors import DiskFull, InvalidRequest, Malformed, StoreUnavailable, Tampered
 from ledger.files import is_full
 from ledger.keyring import RecoveryKey, generate_recovery_key
@@ -38,6 +38,7 @@ WORK_FACTOR_MAX: Final = 20
 _LOG: Final = "log"
 _MIRROR: Final = "mirror"
 _RECOVERY: Final = "recovery"
+_WITNESS: Final = "witness"
 _FILE_SIZE_MAX = 65_536
 
 
@@ -79,7 +80,23 @@ class MirrorCosigner:
         return self._private.sign(text, SITE_CONTEXT)
 
 
-Key: TypeAlias = LogSigner | MirrorCosigner | RecoveryKey
+@dataclass(frozen=True, slots=True)
+class WitnessCosigner:
+    """A witness's key, of either type (`replication.witness.CheckpointCosigner`): it signs nothing but cosignatures."""
+
+    key: VerifierKey
+    _private: Ed25519PrivateKey | MLDSA44PrivateKey = field(repr=False)
+
+    @property
+    def vkey(self) -> str:
+        return str(self.key)
+
+    def cosign(self, checkpoint_text: bytes, timestamp_s: int) -> bytes:
+        message = cosigned_message(self.key, parse_checkpoint_text(checkpoint_text), timestamp_s)
+        return timestamped_signature(timestamp_s, self._private.sign(message))
+
+
+Key: TypeAlias = LogSigner | MirrorCosigner | RecoveryKey | WitnessCosigner
 
 
 def create_log_key(path: Path, origin: str, passphrase: str, *, work_factor: int = WORK_FACTOR) -> LogSigner:
@@ -106,6 +123,16 @@ def create_mirror_key(path: Path, name: str, passphrase: str, *, work_factor: in
     seed = secrets.token_bytes(32)
     cosigner = _mirror_cosigner(name, seed)
     write_key_file(path, _MIRROR, cosigner.vkey, seed, passphrase, work_factor)
+    return cosigner
+
+
+def create_witness_key(
+    path: Path, name: str, type_: SignatureType, passphrase: str, *, work_factor: int = WORK_FACTOR
+) -> WitnessCosigner:
+    """A new cosigning key of a witness called `name`, Ed25519 or ML-DSA-44. Raises as `create_log_key`."""
+    seed = secrets.token_bytes(32)
+    cosigner = _witness_cosigner(name, type_, seed)
+    write_key_file(path, _WITNESS, cosigner.vkey, seed, passphrase, work_factor)
     return cosigner
 
 
@@ -165,10 +192,13 @@ def _key(path: Path, kind: str, public: str, private: bytes) -> Key:
     key: Key
     if kind == _RECOVERY:
         return RecoveryKey(private, decode_base64(public))
-    if kind not in (_LOG, _MIRROR):
+    if kind not in (_LOG, _MIRROR, _WITNESS):
         raise InvalidRequest(f"the key file {path} holds a key of another kind ({kind[:40]})", hint="name another file")
-    name = parse_vkey(public).name
-    key = _log_signer(name, private) if kind == _LOG else _mirror_cosigner(name, private)
+    said = parse_vkey(public)
+    if kind == _WITNESS:
+        key = _witness_cosigner(said.name, said.type, private)
+    else:
+        key = _log_signer(said.name, private) if kind == _LOG else _mirror_cosigner(said.name, private)
     if key.vkey != public:
         raise Tampered(f"the key file {path} holds another key than it says", hint="restore it from a copy")
     return key
@@ -183,6 +213,17 @@ def _mirror_cosigner(name: str, seed: bytes) -> MirrorCosigner:
     key = MLDSA44PrivateKey.from_seed_bytes(seed)
     public = key.public_key().public_bytes_raw()
     return MirrorCosigner(VerifierKey(name, SignatureType.COSIGNATURE_ML_DSA_44, public), key)
+
+
+def _witness_cosigner(name: str, type_: SignatureType, seed: bytes) -> WitnessCosigner:
+    private: Ed25519PrivateKey | MLDSA44PrivateKey
+    if type_ is SignatureType.COSIGNATURE_ED25519:
+        private = Ed25519PrivateKey.from_private_bytes(seed)
+    else:
+        private = MLDSA44PrivateKey.from_seed_bytes(seed)
+        type_ = SignatureType.COSIGNATURE_ML_DSA_44
+    key = VerifierKey(check_name(name), type_, private.public_key().public_bytes_raw())
+    return WitnessCosigner(key, private)
 
 
 def _derive(passphrase: str, salt: bytes, work_factor: int) -> bytes:

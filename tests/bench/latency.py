@@ -1,4 +1,4 @@
-"""How long an append waits for its receipt, at a steady rate: cosigned, against signed by the log alone, against none.
+"""How long an append waits, at a steady rate: for a cosigned receipt, the log's alone, none; for each policy's sites.
 
 A real `jinshi serve` with two directory sites, on SQLite and on PostgreSQL, is sent requests over loopback at moments
 fixed in advance; a request that has to wait for a connection waits on its own account, so a server that stalls is not
@@ -29,8 +29,10 @@ CONNECTIONS = 64
 SHAPES = (10, 100)
 """Events a request."""
 
-MODES = ("cosigned", "log", "false")
-LABELS = {"cosigned": "cosigned", "log": "log alone", "false": "no receipt"}
+MODES = ("receipt=cosigned", "receipt=log", "receipt=false")
+POLICIES = ("ack=local", "ack=any:1", "ack=same-city", "ack=all")
+"""In the first shape, on SQLite: whom an append waits for costs the same on either store."""
+LABELS = {"receipt=cosigned": "cosigned", "receipt=log": "log alone", "receipt=false": "no receipt"}
 CHECKED_EVERY = 25
 NOTE = "x" * 160
 
@@ -112,12 +114,12 @@ async def drive(url: str, mode: str, events: int, seconds: float, run: str, poli
         due_s = start_s + number * events / EVENTS_PER_S
         await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
         connection = await idle.get()
-        status, answer = await connection.post(f"/events?receipt={mode}", bodies[number])
+        status, answer = await connection.post(f"/events?{mode}", bodies[number])
         took_s = time.perf_counter() - due_s
         idle.put_nowait(connection)
         if status == 201:
             load.latencies_s.append(took_s)
-            if mode != "false" and number % CHECKED_EVERY == 0:
+            if mode in MODES[:2] and number % CHECKED_EVERY == 0:
                 answers[number] = answer
         else:
             load.failed.append(f"{status} {answer.decode()[:300]}")
@@ -126,7 +128,7 @@ async def drive(url: str, mode: str, events: int, seconds: float, run: str, poli
     load.seconds = time.perf_counter() - start_s
     while not idle.empty():
         idle.get_nowait().close()
-    await check(url, answers, policy if mode == "cosigned" else None)
+    await check(url, answers, policy if mode == "receipt=cosigned" else None)
     return load
 
 
@@ -170,8 +172,9 @@ async def run(scratch: Path, _rounds: int, seconds: int) -> None:
             policy = read_policy(scratch / store / "trust.policy")
             async with serving(jinshi) as url:
                 for events in SHAPES:
-                    for mode in MODES:
-                        name = f"{store}, {EVENTS_PER_S // events}/s x {events}, {LABELS[mode]}"
+                    policies = POLICIES if (store, events) == ("sqlite", SHAPES[0]) else ()
+                    for mode in (*MODES, *policies):
+                        name = f"{store}, {EVENTS_PER_S // events}/s x {events}, {LABELS.get(mode, mode)}"
                         load = await drive(url, mode, events, seconds, f"{events}-{mode}", policy)
                         print(load.line(name, events), flush=True)
     finally:

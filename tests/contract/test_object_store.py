@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ledger.errors import CompareFailed, ImmutableConflict, InvalidRequest, JinshiError, ObjectMissing, StoreUnavailable
-from ledger.store.base import ObjectStore, Prefixed, Stored, Tag
+from ledger.store.base import ObjectStore, Prefixed, Stored, Tag, Version, VersionId
 from ledger.store.directory import DirectoryStore
 from ledger.store.faulty import FaultyObjectStore, Outcome
 from ledger.store.memory import MemoryObjectStore
@@ -40,8 +40,24 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     return Prefixed(store, "under/here/") if prefixed else store
 
 
+@pytest.fixture(params=[f"{name}{under}" for name in ("memory", "s3") for under in ("", " under a prefix")])
+def versioned(request: pytest.FixtureRequest) -> ObjectStore:
+    """An empty object store of each kind that keeps versions."""
+    name, _, prefixed = request.param.partition(" ")
+    store: ObjectStore
+    if name == "memory":
+        store = MemoryObjectStore(versioned=True)
+    else:
+        store = request.getfixturevalue("s3_store")(page_keys=PAGE_KEYS, versioned=True)
+    return Prefixed(store, "under/here/") if prefixed else store
+
+
 async def keys_of(objects: ObjectStore, prefix: str = "") -> list[str]:
     return [key async for key in objects.list_keys(prefix)]
+
+
+async def versions_of(objects: ObjectStore, prefix: str = "") -> list[Version]:
+    return [version async for version in objects.list_versions(prefix)]
 
 
 async def put_all(objects: ObjectStore, keys: list[str]) -> None:
@@ -325,3 +341,59 @@ async def test_stores_under_different_prefixes_do_not_see_each_other(objects: Ob
         await outer.put_immutable("one/a/b", b"2")
     await one.delete("a/b")
     assert await keys_of(objects) == ["p/one-more/a/b"]
+
+
+async def test_what_is_there_is_a_version_and_what_is_gone_is_none_that_can_be_read(objects: ObjectStore) -> None:
+    await put_all(objects, ["a/x", "a/y", "b"])
+    listed = await versions_of(objects, "a/")
+    assert [(version.key, version.current, version.removed) for version in listed] == [
+        ("a/x", True, False), ("a/y", True, False)]  # fmt: skip
+    for version in await versions_of(objects):
+        assert await objects.get_version(version.key, version.id) == version.key.encode()
+    assert await versions_of(objects, "c") == []
+    for key, version_id in (("b", VersionId("no-such-version")), ("c", listed[0].id)):
+        with pytest.raises(ObjectMissing) as missing:
+            await objects.get_version(key, version_id)
+        assert missing.value.key == key
+    await objects.purge("b")
+    assert await versions_of(objects, "b") == []
+    for prefix in NO_PREFIXES:
+        with pytest.raises(InvalidRequest):
+            await versions_of(objects, prefix)
+
+
+async def test_what_is_overwritten_or_deleted_stays_as_a_version_newest_first(versioned: ObjectStore) -> None:
+    await versioned.put_immutable("tile/0/001", b"genuine")
+    await versioned.delete("tile/0/001")
+    await versioned.put_immutable("tile/0/001", b"other")
+    await versioned.put_immutable("tile/0/001.p/7", b"a neighbour")
+    await versioned.put_immutable("tile/0/002", b"genuine")
+    await versioned.delete("tile/0/002")
+    found = [one for one in await versions_of(versioned, "tile/0/001") if one.key == "tile/0/001"]
+    assert found[0].current
+    assert not any(one.current for one in found[1:])
+    kept = [await versioned.get_version(one.key, one.id) for one in found if not one.removed]
+    assert kept == [b"other", b"genuine"]
+    hidden = await versions_of(versioned, "tile/0/002")
+    assert [(one.current, one.removed) for one in hidden] == [(True, True), (False, False)]
+    assert await versioned.get_version("tile/0/002", hidden[1].id) == b"genuine"
+    with pytest.raises(ObjectMissing):
+        await versioned.get_version("tile/0/002", hidden[0].id)
+    with pytest.raises(ObjectMissing):
+        await versioned.get("tile/0/002")
+    assert await keys_of(versioned) == ["tile/0/001", "tile/0/001.p/7"]
+    await versioned.purge("tile/0/002")
+    assert await versions_of(versioned, "tile/0/002") == []
+
+
+async def test_versions_of_many_pages_are_listed_completely_and_together(versioned: ObjectStore) -> None:
+    keys = [f"keyring/{n:02d}" for n in range(6)]
+    for key in keys:
+        tag = await versioned.replace(key, b"0", expected=None)
+        for n in range(1, 5):
+            tag = await versioned.replace(key, b"%d" % n, expected=tag)
+    listed = await versions_of(versioned, "keyring/")
+    assert [one.key for one in listed] == [key for key in keys for _ in range(5)]
+    assert [one.current for one in listed] == [True, False, False, False, False] * 6
+    for place, one in enumerate(listed):
+        assert await versioned.get_version(one.key, one.id) == b"%d" % (4 - place % 5)

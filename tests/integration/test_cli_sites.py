@@ -40,7 +40,7 @@ def test_a_site_is_added_listed_and_replicated_to(jinshi: Jinshi) -> None:
     jinshi("site", "add", "third", place, "--classification", "secret", "--retention-days", "3650")
     listed = jinshi("site", "list", "--json").json_lines
     assert [one["name"] for one in listed] == ["same-city", "remote", "third"]
-    assert listed[2].keys() == {"name", "url", "mirror", "mirror_key"}
+    assert listed[2].keys() == {"name", "url", "role", "mirror", "mirror_key"}
     assert "secret" in jinshi("site", "list").out
     jinshi("replicate", "--once", "--site", "third")
     assert sites(jinshi) == {"same-city": (0, True), "remote": (0, True), "third": (304, True)}
@@ -123,7 +123,7 @@ def test_a_site_that_is_away_or_cannot_be_written_does_not_keep_the_others_waiti
     refused = jinshi("replicate", "--once", code=4)
     assert "site remote" in refused.stderr
     assert refused.out == "site same-city: 603 entries, verified and cosigned\n"
-    assert sites(jinshi) == {"same-city": (603, True), "remote": (0, False)}
+    assert sites(jinshi) == {"same-city": (603, True), "remote": (303, False)}, "what it has is known all the same"
     assert not remote.exists(), "a site that is not mounted is not taken for an empty one"
     assert "not reachable" in jinshi("status").out
     (jinshi.directory / "away").rename(remote)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -154,6 +156,15 @@ async def broken_line(answer: bytes | None) -> AsyncIterator[tuple[S3Server, lis
 
     async with await asyncio.start_server(meet, "127.0.0.1", 0) as server:
         yield nowhere(server.sockets[0].getsockname()[1]), requests
+
+
+async def test_bytes_that_are_not_what_their_checksum_says_are_not_handed_out() -> None:
+    checksum = base64.b64encode(hashlib.sha256(b"as it was written").digest())
+    head = b'HTTP/1.1 200 OK\r\nETag: "0"\r\nContent-Length: 17\r\nx-amz-checksum-sha256: ' + checksum + b"\r\n\r\n"
+    async with broken_line(head + b"as it was written") as (server, _):
+        assert (await store_at(server).get("a")).data == b"as it was written"
+    async with broken_line(head + b"as it was writteN") as (server, _):
+        assert "did not arrive as it was written" in await refusal(store_at(server).get("a"))
 
 
 @pytest.mark.parametrize("answer", [b"", None], ids=["cut", "silent"])

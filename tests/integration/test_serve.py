@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from cli.config import Environment
-from cli.serve import bound
+from cli.listening import bound
 from cli.system import SystemClock
 from cli.wiring import load_mirror_key, open_ledger
 from ledger.core.entry import decode_entry

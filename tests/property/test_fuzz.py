@@ -31,6 +31,7 @@ from ledger.capture.describe import describe
 from ledger.capture.dialect import parse_sheet, render
 from ledger.capture.layout import runs_from_json
 from ledger.capture.register import ADDED, AMENDED, LAYOUT, RETIRED, SEALED, Register
+from ledger.core.acknowledgement import parse_ack
 from ledger.core.canonical import canonicalize, parse_canonical, parse_json
 from ledger.core.checkpoint import parse_checkpoint, parse_checkpoint_text
 from ledger.core.encoding import decode_base64, encode_base64, parse_decimal
@@ -67,6 +68,10 @@ from ledger.http.limits import HttpLimits
 from ledger.keyring import RecoveryKey, recover_log_key
 from ledger.store.place import parse_postgres
 from replication.erase import Statement, format_statement, parse_statement
+from replication.http import uploads, wire
+from replication.scrub import Damage, Finding
+from replication.scrub.progress import Progress, parse_progress
+from replication.scrub.report import parse_finding
 from replication.site import (
     format_description,
     format_pending,
@@ -246,8 +251,78 @@ def _description(data: bytes) -> None:
     assert format_description(parse_description(data)) == data
 
 
+def _add_checkpoint(data: bytes) -> None:
+    assert wire.format_add_checkpoint(wire.parse_add_checkpoint(data)) == data
+
+
+def _signatures(data: bytes) -> None:
+    assert wire.format_signatures(wire.parse_signatures(data)) == data
+
+
+def _size(data: bytes) -> None:
+    assert wire.format_size(wire.parse_size(data)) == data
+
+
+def _mirror_info(data: bytes) -> None:
+    assert wire.format_mirror_info(wire.parse_mirror_info(data)) == data
+
+
+def _upload_head(data: bytes) -> None:
+    """Or more bytes are asked for, but never more than a head can have."""
+    found = wire.parse_upload_head(data)
+    if found is None:
+        assert len(data) < wire.HEAD_SIZE_MAX
+        return
+    head, size = found
+    assert wire.format_upload_head(head) == data[:size]
+    assert 0 <= head.start <= head.end < 2**63
+
+
+def _package(data: bytes) -> None:
+    """Or more bytes are asked for, but never more than a package can have."""
+    found = wire.decode_package(data, 3)
+    if found is None:
+        assert len(data) < wire.PACKAGE_SIZE_MAX
+        return
+    package, size = found
+    assert len(package.entries) == 3
+    assert wire.encode_package(package) == data[:size]
+
+
+def _sent(data: bytes) -> None:
+    assert uploads.format_sent(uploads.parse_sent(data)) == data
+
+
+def package_examples() -> list[bytes]:
+    hashes = (bytes(32), bytes(range(32)))
+    packages = (wire.Package((b"one", b"", b"x" * 300), hashes), wire.Package((b"", b"", b""), ()))
+    return [wire.encode_package(one) for one in packages]
+
+
+def sent_examples() -> list[bytes]:
+    opened = parse_checkpoint(note_examples()[0])
+    return [uploads.format_sent(uploads.Sent((opened,) * count, 7)) for count in (0, 1, 2)]
+
+
 def _statement(data: bytes) -> None:
     assert format_statement(parse_statement(data)) == data
+
+
+def _progress(data: bytes) -> None:
+    progress = parse_progress(data)
+    assert parse_progress(canonicalize(progress.to_json())) == progress
+
+
+def _finding(data: bytes) -> None:
+    finding = parse_finding(parse_json(data))
+    assert parse_finding(parse_json(canonicalize(finding.to_json()))) == finding
+
+
+def scrub_progress() -> Progress:
+    findings = (Finding("tile/0/007", Damage.DAMAGED, "it is not"), Finding("keyring/a", Damage.MISSING, "", True, "x"))
+    progress = Progress(RECORDED, 700, "entries", "64", announced={"log-1": "ab"})
+    progress.findings = {one.key: one for one in findings}
+    return progress
 
 
 def _keyring(data: bytes) -> None:
@@ -310,6 +385,12 @@ def postgres_examples() -> list[bytes]:
         b"postgresql://user@db.gov.cn/d?sslmode=verify-full&sslrootcert=/etc/ca.pem&schema=s",
         b"postgresql://user@db.gov.cn/d?sslmode=disable",
     ]
+
+
+def _ack(data: bytes) -> None:
+    policy = parse_ack(_text(data))
+    assert str(policy) == _text(data)
+    assert parse_ack(str(policy)) == policy
 
 
 def _settings(data: bytes) -> None:
@@ -471,6 +552,73 @@ PARSERS: dict[str, Parser] = {
         lambda: [format_statement(Statement(ORIGIN, "local", 7, ("asset-1", "subject-2"), RECORDED))],
         "replication.erase.parse_statement",
     ),
+    "parse_add_checkpoint": Parser(
+        "the request's bytes are those parsed",
+        _add_checkpoint,
+        (MalformedNote,),
+        lambda: [
+            wire.format_add_checkpoint(wire.AddCheckpoint(old, (bytes(32),) * old, parse_checkpoint(note)))
+            for old, note in enumerate(note_examples())
+            if b"three lines" not in note
+        ],
+        "replication.http.wire.parse_add_checkpoint",
+    ),
+    "parse_signatures": Parser(
+        "the lines are those parsed",
+        _signatures,
+        (MalformedNote,),
+        lambda: [wire.format_signatures(parse_note(note).signatures) for note in note_examples()],
+        "replication.http.wire.parse_signatures",
+    ),
+    "parse_size": Parser(
+        "the answer's bytes are those parsed",
+        _size,
+        (MalformedNote,),
+        lambda: [b"0\n", b"20852014\n"],
+        "replication.http.wire.parse_size",
+    ),
+    "parse_mirror_info": Parser(
+        "the answer's bytes are those parsed",
+        _mirror_info,
+        (MalformedNote,),
+        lambda: [b"600\n256\n\n", b"600\n256\nAAEC\n"],
+        "replication.http.wire.parse_mirror_info",
+    ),
+    "parse_upload_head": Parser(
+        "the head's bytes are those parsed",
+        _upload_head,
+        (Malformed,),
+        lambda: [wire.format_upload_head(wire.UploadHead(ORIGIN, 3, 700, ticket)) + b"xyz" for ticket in (b"", b"t")],
+        "replication.http.wire.parse_upload_head",
+    ),
+    "decode_package": Parser(
+        "the package's bytes are those parsed",
+        _package,
+        (Malformed,),
+        package_examples,
+        "replication.http.wire.decode_package",
+    ),
+    "parse_sent": Parser(
+        "the object's bytes are those parsed",
+        _sent,
+        (Malformed, MalformedNote),
+        sent_examples,
+        "replication.http.uploads.parse_sent",
+    ),
+    "parse_progress": Parser(
+        "written out, it is the same progress",
+        _progress,
+        (Malformed,),
+        lambda: [canonicalize(scrub_progress().to_json())],
+        "replication.scrub.progress.parse_progress",
+    ),
+    "parse_finding": Parser(
+        "written out, it is the same finding",
+        _finding,
+        (Malformed,),
+        lambda: [canonicalize(one.to_json()) for one in scrub_progress().findings.values()],
+        "replication.scrub.report.parse_finding",
+    ),
     "recover_log_key": Parser("no other key comes out than the one put in", _keyring, (Tampered,), keyring_examples),
     "parse_data_key": Parser(
         "it names the asset the key is for",
@@ -497,6 +645,13 @@ PARSERS: dict[str, Parser] = {
         (JinshiError,),
         lambda: [b"[" + b" , ".join(event_examples()) + b"]", *event_examples()],
         "ledger.http.receive.parse_events",
+    ),
+    "parse_ack": Parser(
+        "a policy, and its text is the same policy",
+        _ack,
+        (InvalidRequest,),
+        lambda: [b"local", b"any:1", b"any:12", b"same-city", b"all"],
+        "ledger.core.acknowledgement.parse_ack",
     ),
     "parse_postgres": Parser(
         "a host and a database, and what it writes is the same place",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,9 @@ import uvicorn
 
 from cli.serve import Server, bound
 from cli.tls import GuardedProtocol, TlsFiles, server_context
+from ledger.acknowledging import Acknowledging
 from ledger.consumers import Consumers
+from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.core.event import Event
 from ledger.core.note import parse_vkey
 from ledger.core.policy import make_policy
@@ -25,9 +27,13 @@ from ledger.http.publishing import Publishing
 from ledger.http.quorum import Quorum
 from ledger.http.receive import STRUCTURED
 from ledger.http.service import Service
+from ledger.keyring.erasures import Erasures
+from ledger.lag import LagMeter
 from ledger.publisher import Publisher
 from ledger.reader import Reader
+from ledger.sealing import Sealer
 from ledger.sequencer import Sequencer, SequencerLimits
+from ledger.sources import Sources
 from ledger.store.base import EntryStore, ObjectStore
 from ledger.store.memory import MemoryEntryStore, MemoryObjectStore
 from tests.support.ledgers import ACTOR, FixedClock, log_signer
@@ -71,10 +77,14 @@ async def made(
     limits: HttpLimits = QUICK,
     sequencer_limits: SequencerLimits | None = None,
     actor_of: Callable[[Any], str] = lambda scope: ACTOR,
+    sites: Sequence[tuple[str, str]] = (),
     wrap: Callable[[EntryStore], EntryStore] = lambda store: store,
     wrap_objects: Callable[[ObjectStore], ObjectStore] = lambda objects: objects,
 ) -> AsyncIterator[tuple[Service, EntryStore, ObjectStore, list[Exception]]]:
-    """A service over a ledger of one entry. `wrap` is put around the stores once it stands."""
+    """A service over a ledger of one entry. `wrap` is put around the stores once it stands.
+
+    `sites`: (name, role) of the sites it knows, of which a test says itself how far they are.
+    """
     store = store or MemoryEntryStore()
     objects = objects or MemoryObjectStore("published")
     clock = FixedClock()
@@ -84,11 +94,19 @@ async def made(
             await Publisher(store, objects, log_signer(ORIGIN), ORIGIN, epoch=first.epoch).publish()
     faults: list[Exception] = []
     wrapped, wrapped_objects = wrap(store), wrap_objects(objects)
-    async with Sequencer(wrapped, clock, limits=sequencer_limits) as sequencer:
+    sources = Sources()
+    sealer = Sealer(wrapped, None, sources, Erasures())
+    async with Sequencer(wrapped, clock, limits=sequencer_limits, sealer=sealer) as sequencer:
         publisher = Publisher(wrapped, wrapped_objects, log_signer(ORIGIN), ORIGIN, epoch=sequencer.epoch)
         metrics = Metrics()
         # Without sites the log's own signature is all that its policy demands.
         quorum = Quorum(make_policy(parse_vkey(log_signer(ORIGIN).vkey), {}, threshold="any"))
+        acknowledging = Acknowledging(sites, clock, LagMeter(wrapped, clock))
+
+        def published(opened: OpenedCheckpoint) -> None:
+            quorum.offer(opened)
+            acknowledging.published(opened.checkpoint)
+
         async with Publishing(
             wrapped,
             sequencer,
@@ -96,7 +114,7 @@ async def made(
             limits=limits,
             metrics=metrics,
             notice=faults.append,
-            published=quorum.offer,
+            published=published,
         ) as publishing:
             service = Service(
                 origin=ORIGIN,
@@ -107,6 +125,8 @@ async def made(
                 consumers=Consumers(consumers or MemoryObjectStore("consumers"), clock),
                 actor_of=actor_of,
                 metrics=metrics,
+                acknowledging=acknowledging,
+                sources=sources,
                 limits=limits,
                 quorum=quorum,
                 on_fault=faults.append,

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import files
@@ -67,7 +67,8 @@ def weed_binary() -> Path:
 class SeaweedFS:
     """One SeaweedFS, `weed mini`, with its data in a directory. `kill` and `start` again keep the ports and data."""
 
-    def __init__(self, directory: Path, *, bucket: str = "jinshi-test") -> None:
+    def __init__(self, directory: Path, *, bucket: str = "jinshi-test", options: Sequence[str] = ()) -> None:
+        self._options = options
         self._directory = directory
         self._bucket = bucket
         self._ports: list[int] = []
@@ -79,6 +80,10 @@ class SeaweedFS:
         """Where it is, started or not."""
         port = self._ports[_SEAWEED_PORTS.index("s3.port")]
         return S3Server(f"http://127.0.0.1:{port}", "jinshi-test", "jinshi-test-secret", self._bucket)
+
+    def port(self, name: str) -> int:
+        """Where one of its parts listens: `master.port`, `filer.port`, ..."""
+        return self._ports[_SEAWEED_PORTS.index(name)]
 
     def start(self) -> S3Server:
         """Start it, and return when it takes objects. The caller holds a lock on `users` (see `in_use`)."""
@@ -118,7 +123,7 @@ class SeaweedFS:
             *(f"-{name}={port}" for name, port in zip(_SEAWEED_PORTS, self._ports, strict=True)),
             f"-filer.localSocket={self._directory / 'f.sock'}", f"-s3.localSocket={self._directory / 's3.sock'}",
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-webdav=false", "-admin.ui=false",
-            "-master.telemetry=false", f"-bucket={self._bucket}",
+            "-master.telemetry=false", f"-bucket={self._bucket}", *self._options,
         ]  # fmt: skip
         environment = {
             "PATH": os.environ.get("PATH", ""),
@@ -185,11 +190,11 @@ def in_use(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def private_seaweed(directory: Path) -> Iterator[SeaweedFS]:
+def private_seaweed(directory: Path, *, options: Sequence[str] = ()) -> Iterator[SeaweedFS]:
     """A SeaweedFS of one's own, not started yet; ended on leaving."""
     directory.mkdir(parents=True, exist_ok=True)
     with in_use(directory):
-        seaweed = SeaweedFS(directory)
+        seaweed = SeaweedFS(directory, options=options)
         try:
             yield seaweed
         finally:

@@ -27,7 +27,7 @@ from ledger.errors import (
 )
 from ledger.publisher import Publisher
 from ledger.sequencer import Sequencer, SequencerLimits
-from ledger.store.base import ObjectStore, Stored, Tag
+from ledger.store.base import ObjectStore, Stored, Tag, Version, VersionId
 from ledger.store.faulty import FaultyEntryStore, FaultyObjectStore, Outcome
 from ledger.store.memory import MemoryEntryStore
 from pki.keystore.file import LogSigner, MirrorCosigner
@@ -111,6 +111,19 @@ class Remote:
         await self._weather.pause()
         for key in keys:
             yield key
+
+    async def list_versions(self, prefix: str) -> AsyncIterator[Version]:
+        self._check()
+        versions = [version async for version in self._inner.list_versions(prefix)]
+        await self._weather.pause()
+        for version in versions:
+            yield version
+
+    async def get_version(self, key: str, version: VersionId) -> bytes:
+        return await self._call(lambda: self._inner.get_version(key, version))
+
+    async def extend_lock(self, key: str, version: VersionId | None = None) -> None:
+        await self._call(lambda: self._inner.extend_lock(key, version))
 
 
 class Database(FaultyEntryStore):

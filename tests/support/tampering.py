@@ -16,7 +16,7 @@ from ledger.core.tiles import ENTRIES, Tile, decode_bundle, encode_bundle, parse
 from ledger.errors import InvalidRequest, MalformedTile, ObjectMissing
 from ledger.keyring import KEYRING, keyring_object
 from ledger.sequencer import row_of
-from ledger.store.base import ObjectStore, Row, Stored, Tag
+from ledger.store.base import ObjectStore, Row, Stored, Tag, Version, VersionId
 from ledger.store.memory import MemoryEntryStore
 from replication.site import PENDING, SITE, format_pending, parse_pending
 from tests.support.ledgers import ACTOR, contents, event, log_signer, mirror_cosigner
@@ -57,6 +57,16 @@ class Overlay:
         for key in sorted(there):
             if self._changes.get(key, b"") is not None:
                 yield key
+
+    async def list_versions(self, prefix: str) -> AsyncIterator[Version]:
+        async for key in self.list_keys(prefix):  # as a store that keeps none
+            yield Version(key, VersionId("only"), current=True, removed=False)
+
+    async def get_version(self, key: str, version: VersionId) -> bytes:
+        return (await self.get(key)).data
+
+    async def extend_lock(self, key: str, version: VersionId | None = None) -> None:
+        raise AssertionError("whoever verifies writes nothing")
 
     async def put_immutable(self, key: str, data: bytes) -> None:
         raise AssertionError("whoever verifies writes nothing")

@@ -35,6 +35,8 @@ def test_every_error_has_an_exit_code_and_a_next_step(
     code = exit_code_of(error)
     if kind.__name__ in TAMPERED:
         assert code is ExitCode.TAMPERED
+    if kind.__name__ == "Unacknowledged":
+        assert code is ExitCode.UNACKNOWLEDGED
     if kind.__name__ in UNAVAILABLE | {"ObjectMissing"}:
         assert code is ExitCode.UNAVAILABLE
     if kind.__name__ in FAILED:
@@ -57,4 +59,5 @@ def test_the_codes_are_the_documented_ones() -> None:
         "USAGE": 2,
         "TAMPERED": 3,
         "UNAVAILABLE": 4,
+        "UNACKNOWLEDGED": 5,
     }

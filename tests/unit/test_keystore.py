@@ -7,10 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from ledger.core.note import parse_vkey
+from ledger.core.checkpoint import parse_checkpoint
+from ledger.core.cosignature import Cosignature, verify_cosignature
+from ledger.core.note import NoteSignature, SignatureType, format_note, parse_note, parse_vkey
 from ledger.errors import InvalidRequest, JinshiError, StoreUnavailable, Tampered
 from ledger.keyring import RecoveryKey
-from pki.keystore.file import LogSigner, create_log_key, create_mirror_key, create_recovery_key, import_log_key, load
+from pki.keystore.file import (
+    LogSigner,
+    WitnessCosigner,
+    create_log_key,
+    create_mirror_key,
+    create_recovery_key,
+    create_witness_key,
+    import_log_key,
+    load,
+)
+from tests.support.examples import note_examples
 
 WORK = 10
 
@@ -33,6 +45,19 @@ def test_every_kind_of_key_comes_back_as_it_was_made(tmp_path: Path) -> None:
         assert file.stat().st_mode & 0o777 == 0o600
         assert log.export() not in file.read_bytes()
     assert len(list(tmp_path.iterdir())) == 4, "nothing half written is left"
+
+
+@pytest.mark.parametrize("type_", [SignatureType.COSIGNATURE_ED25519, SignatureType.COSIGNATURE_ML_DSA_44])
+def test_a_witness_has_a_key_of_either_kind(type_: SignatureType, tmp_path: Path) -> None:
+    made = create_witness_key(tmp_path / "w.key", "example.com/w", type_, "口令", work_factor=WORK)
+    loaded = load(tmp_path / "w.key", "口令")
+    assert isinstance(loaded, WitnessCosigner)
+    assert loaded.vkey == made.vkey
+    assert parse_vkey(loaded.vkey).type is type_
+    note = parse_note(note_examples()[0])
+    signature = NoteSignature(loaded.key.name, loaded.key.key_id, loaded.cosign(note.text, 7))
+    opened = parse_checkpoint(format_note(note.with_signature(signature)))
+    assert verify_cosignature(opened, parse_vkey(made.vkey)) == Cosignature(made.key, 7)
 
 
 def test_the_private_key_is_not_shown_by_accident(tmp_path: Path) -> None:

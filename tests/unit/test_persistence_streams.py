@@ -9,13 +9,23 @@ from random import Random
 
 import pytest
 
+from ledger.core.acknowledgement import ALL
 from ledger.core.entry import Entry
 from ledger.core.event import Event
-from ledger.errors import Erased, IdConflict, JinshiError, StoreUnavailable, Unavailable, VersionConflict
+from ledger.errors import (
+    Erased,
+    IdConflict,
+    InvalidRequest,
+    JinshiError,
+    StoreUnavailable,
+    Unavailable,
+    VersionConflict,
+)
 from ledger.persistence import streams as streams_module
 from ledger.persistence.mapping import VERSION, version_of
 from ledger.persistence.streams import Streams
 from ledger.sequencer import Sequencer
+from ledger.sources import Mode, declaration
 from ledger.store.base import Head, Row, Selection, StoredEntry, StreamId
 from ledger.store.memory import MemoryEntryStore
 from tests.support.eventsourcing import erase
@@ -336,3 +346,12 @@ async def test_what_is_erased_is_left_out_of_pages_and_refused_in_its_own_stream
             await everything(streams, StreamId(PERSONAL, "s2"))
         with pytest.raises(IdConflict):
             await streams.append([event(streams, 1, "s2", PERSONAL)], actor=ACTOR)
+
+
+async def test_a_source_that_demands_sites_takes_nothing_that_would_not_wait_for_them() -> None:
+    ledger = await SealedLedger().begin()
+    async with opened_sealed(ledger) as streams:
+        await streams.append([event(streams, 1, source=PUBLIC)], actor=ACTOR)
+        await streams._sequencer.append([declaration(ORIGIN, PUBLIC, Mode.PUBLIC, at=9, ack=ALL)], actor=ACTOR)
+        with pytest.raises(InvalidRequest, match="acknowledged by all"):
+            await streams.append([event(streams, 2, source=PUBLIC)], actor=ACTOR)

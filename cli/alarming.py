@@ -1,0 +1,189 @@
+"""What a server watches: its sites, its disk, its certificate. Alarms are recorded, sent and counted, once."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from cli.logs import get_logger
+from cli.render import duration
+from cli.system import SystemClock
+from cli.webhook import Webhook
+from cli.wiring import WritableLedger
+from ledger.acknowledging import Standing
+from ledger.alarms import AlarmKind, Key, Reading, changes, cleared_event, raised_event, read_alarms
+from ledger.core.event import Event, format_time
+from ledger.errors import Fenced, JinshiError, Unavailable
+from ledger.http.service import Service
+
+LOOK_EVERY_S: Final = 5.0
+DAY_S: Final = 86_400.0
+UNRECORDED_MAX: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmSettings:
+    """The bounds. Cleared: lag at half its bound, disk with a quarter more than its bound free; the others at once."""
+
+    lag_s: float = 900.0
+    unreachable_s: float = 300.0
+    disk_free_percent: int = 5
+    certificate_days: int = 14
+    webhook: str | None = None
+
+
+class Alarming:
+    """Watches one server. `certificate`: the file of the one it serves with."""
+
+    def __init__(
+        self, writable: WritableLedger, service: Service, settings: AlarmSettings, certificate: Path | None
+    ) -> None:
+        """Raises InvalidRequest: the webhook is no URL."""
+        self._writable = writable
+        self._service = service
+        self._settings = settings
+        self._webhook = None if settings.webhook is None else Webhook(settings.webhook)
+        self._expires_s = None if certificate is None else _end_of(certificate)
+        self._clock = SystemClock()
+        self._standing: set[Key] = set()
+        self._unrecorded: list[Event] = []
+
+    async def run(self) -> None:
+        """Look again and again, for ever. Raises Fenced."""
+        self._standing = set(await read_alarms(self._writable.ledger.store))
+        for kind, about in self._standing:
+            self._service.metrics.alarms.labels(kind, about).set(1)
+        sending = None if self._webhook is None else asyncio.create_task(self._webhook.run(), name="webhook")
+        try:
+            while True:
+                await self.look()
+                await asyncio.sleep(LOOK_EVERY_S)
+        finally:
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+
+    async def look(self) -> None:
+        """Measure everything once; raise and clear what is due. Raises Fenced."""
+        over, fine = changes(self._standing, await self._readings())
+        at_us = round(self._clock.now().timestamp() * 1_000_000)
+        at, origin = format_time(at_us), self._service.origin
+        for reading in over:
+            self._standing.add(reading.key)
+            self._service.metrics.alarms.labels(*reading.key).set(1)
+            get_logger().error(f"alarm: {reading.what}", kind=reading.kind.value)
+            self._tell(raised_event(origin, reading, at=at), at)
+        for key in fine:
+            self._standing.discard(key)
+            with suppress(KeyError):
+                self._service.metrics.alarms.remove(*key)
+            get_logger().info("alarm cleared", kind=key[0], about=key[1])
+            self._tell(cleared_event(origin, key, at=at), at)
+        await self._record()
+
+    def _tell(self, event: Event, at: str) -> None:
+        if self._webhook is not None:
+            self._webhook.offer(event, at)
+        if len(self._unrecorded) >= UNRECORDED_MAX:  # the store takes nothing at all, and the log lines say why
+            self._unrecorded.pop(0)
+        self._unrecorded.append(event)
+
+    async def _record(self) -> None:
+        """What cannot be recorded now, on a full disk, is the next look's; the ids tell it from what is."""
+        if not self._unrecorded:
+            return
+        try:
+            await self._writable.sequencer.append(self._unrecorded, actor=self._writable.ledger.environment.actor)
+        except Fenced:
+            raise
+        except JinshiError as error:
+            get_logger().error(f"an alarm cannot be recorded: {error.what}", hint=error.hint)
+            return
+        self._unrecorded.clear()
+
+    async def _readings(self) -> list[Reading]:
+        found = [reading for one in self._service.acknowledging.standings for reading in await self._of_site(one)]
+        found.append(disk_reading(self._writable.ledger.paths.root, self._settings.disk_free_percent))
+        if self._expires_s is not None:
+            left_s = self._expires_s - self._clock.now().timestamp()
+            found.append(certificate_reading(left_s, self._settings.certificate_days))
+        return found
+
+    async def _of_site(self, one: Standing) -> list[Reading]:
+        """Nothing is said of a site that was not heard of yet, except what is known to be wrong."""
+        lag_s: float | None = None
+        if one.asked and (one.has or one.fine):
+            with suppress(Unavailable):
+                lag_s = (await self._service.acknowledging.lag.of(one.has)).seconds
+        return site_readings(one, lag_s, self._clock.now().timestamp(), self._settings)
+
+
+def site_readings(one: Standing, lag_s: float | None, now_s: float, settings: AlarmSettings) -> list[Reading]:
+    """What is to be said of one site; `lag_s` None: its lag is not known."""
+    away_s = 0.0 if one.since_s is None or one.tampered else now_s - one.since_s
+    unknown = lag_s is None
+    lag_s = lag_s or 0.0
+    return [
+        Reading(
+            AlarmKind.SITE_LAG,
+            one.name,
+            f"site {one.name} is {duration(lag_s)} behind",
+            round(lag_s),
+            round(settings.lag_s),
+            over=lag_s > settings.lag_s,
+            fine=not unknown and lag_s <= settings.lag_s / 2,
+        ),
+        Reading(
+            AlarmKind.SITE_UNREACHABLE,
+            one.name,
+            f"site {one.name} cannot be reached for {duration(away_s)}: {one.error}",
+            round(away_s),
+            round(settings.unreachable_s),
+            over=away_s > settings.unreachable_s,
+            fine=one.reachable,
+        ),
+        Reading(
+            AlarmKind.SITE_DAMAGED,
+            one.name,
+            f"site {one.name} is damaged: {one.error if one.tampered else one.damage}",
+            1 if one.tampered or one.damage else 0,
+            0,
+            over=one.tampered or one.damage is not None,
+            fine=one.fine and one.damage is None,
+        ),
+    ]
+
+
+def disk_reading(
+    root: Path, bound_percent: int, usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage
+) -> Reading:
+    """How much of the ledger's disk is free."""
+    try:
+        total, _, free = usage(root)
+    except OSError as error:
+        what = f"the disk of {root} cannot be measured ({error.strerror or error})"
+        return Reading(AlarmKind.DISK, "", what, 0, bound_percent, over=False, fine=False)
+    percent = 100 * free / max(1, total)
+    what = f"the disk of {root} is nearly full: {percent:.1f} % ({free // 2**20:,} MiB) are free"
+    over, fine = percent < bound_percent, percent >= 1.25 * bound_percent
+    return Reading(AlarmKind.DISK, "", what, int(percent), bound_percent, over=over, fine=fine)
+
+
+def certificate_reading(left_s: float, bound_days: int) -> Reading:
+    """How long the certificate in use is still valid."""
+    days = int(left_s // DAY_S)
+    what = f"the server's certificate expires in {duration(left_s)}" if left_s > 0 else "its certificate has expired"
+    over = left_s < bound_days * DAY_S
+    return Reading(AlarmKind.CERTIFICATE, "", what, days, bound_days, over=over, fine=not over)
+
+
+def _end_of(certificate: Path) -> float:
+    """When the first certificate of a chain expires, in POSIX seconds; the TLS context has loaded the same file."""
+    return x509.load_pem_x509_certificates(certificate.read_bytes())[0].not_valid_after_utc.timestamp()

@@ -1,0 +1,103 @@
+"""Object stores at the places that settings and operators name: a directory, or a bucket. Built here alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, NoReturn
+
+from cli.config import Environment, S3Place, parse_place
+from ledger.errors import InvalidRequest, StoreUnavailable
+from ledger.store.base import ObjectStore, Stored, Tag, Version, VersionId
+from ledger.store.directory import DirectoryStore
+from replication.locks import lock_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from ledger.store.s3_probe import Probed
+
+
+def open_place(url: str, environment: Environment, *, create: bool = False, lock_days: int = 0) -> ObjectStore:
+    """The object store at a directory or an S3 URL, unprefixed; `create` makes a directory that is not there.
+
+    `lock_days`: for how long what is written in a bucket is locked (replication/locks.py); 0: not at all.
+
+    Raises:
+        InvalidRequest: it is neither, or the credentials are missing.
+    """
+    place = parse_place(url)
+    if isinstance(place, S3Place):
+        from ledger.store.s3 import S3Store  # boto3 takes long to import, and most sites are directories
+
+        lock = (lambda key: lock_of(key.partition("/")[2], lock_days)) if lock_days else None
+        return S3Store(_client(url, place, environment), place.bucket, place.prefix, lock=lock)
+    return DirectoryStore(place, create=create)
+
+
+class ClosedStore:
+    """Stands for a place that cannot be opened: whoever uses it is told why, and the other sites go on."""
+
+    def __init__(self, where: str, why: InvalidRequest) -> None:
+        self.where = where
+        self._why = why
+
+    def _refuse(self) -> NoReturn:
+        raise StoreUnavailable(self._why.what, hint=self._why.hint) from self._why
+
+    async def get(self, key: str) -> Stored:
+        self._refuse()
+
+    async def put_immutable(self, key: str, data: bytes) -> None:
+        self._refuse()
+
+    async def replace(self, key: str, data: bytes, *, expected: Tag | None) -> Tag:
+        self._refuse()
+
+    async def delete(self, key: str) -> None:
+        self._refuse()
+
+    async def purge(self, key: str) -> None:
+        self._refuse()
+
+    def list_keys(self, prefix: str) -> AsyncIterator[str]:
+        self._refuse()
+
+    def list_versions(self, prefix: str) -> AsyncIterator[Version]:
+        self._refuse()
+
+    async def get_version(self, key: str, version: VersionId) -> bytes:
+        self._refuse()
+
+    async def extend_lock(self, key: str, version: VersionId | None = None) -> None:
+        self._refuse()
+
+
+async def probe_place(url: str, environment: Environment, *, name: str) -> Probed | None:
+    """What a bucket really does, found out by doing it (ledger/store/s3_probe.py); None: it is a directory.
+
+    Raises:
+        InvalidRequest: it is neither, or the credentials are missing.
+        StoreUnavailable: it cannot be reached, read or written.
+    """
+    place = parse_place(url)
+    if not isinstance(place, S3Place):
+        return None
+    from ledger.store.s3_probe import probe
+
+    return await probe(_client(url, place, environment), place.bucket, place.prefix, name=name)
+
+
+def _client(url: str, place: S3Place, environment: Environment) -> S3Client:
+    if environment.access_key is None or environment.secret_key is None:
+        raise InvalidRequest(
+            f"no credentials for {url}", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the site"
+        )
+    from ledger.store.s3 import make_client
+
+    return make_client(
+        endpoint_url=place.endpoint or environment.endpoint,
+        region=place.region or environment.region or "us-east-1",
+        access_key=environment.access_key,
+        secret_key=environment.secret_key,
+        session_token=environment.session_token,
+    )

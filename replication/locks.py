@@ -1,0 +1,80 @@
+"""How long each object of a site is locked (Object Lock, COMPLIANCE), and how the locks are kept up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from ledger.core.checkpoint import CHECKPOINT, Checkpoint
+from ledger.core.tiles import TILE_WIDTH, Tile, levels, parse_tile_path, tiles_of
+from ledger.errors import Malformed, ObjectMissing
+from ledger.store.base import ObjectStore
+from ledger.tasks import Report, run_bounded
+
+PARTIAL_DAYS: Final = 7
+"""A partial tile and a checkpoint are locked for so long at most: others take their place, at every publish."""
+
+PARALLEL: Final = 8
+
+
+def lock_of(key: str, days: int) -> timedelta | None:
+    """How long the object under `key` (relative to its ledger) is locked at a site with `days`; None: not at all.
+
+    `keyring/` is not: the site role deletes from it, on erasure. `pending` is not: a newer one takes its place.
+    """
+    short = timedelta(days=min(days, PARTIAL_DAYS))
+    if key.startswith("tile/"):
+        try:
+            return short if parse_tile_path(key).partial else timedelta(days=days)
+        except Malformed:
+            return None
+    if key == CHECKPOINT:
+        return short
+    if key == "site.json" or key.startswith(("content/", "erased/")):
+        return timedelta(days=days)
+    return None
+
+
+async def extend_edge(objects: ObjectStore, checkpoint: Checkpoint) -> None:
+    """Keep locked what only the current checkpoint needs: its partial tiles and itself; what is missing is passed over.
+
+    Raises:
+        StoreUnavailable: a lock cannot be extended.
+    """
+    keys = [CHECKPOINT]
+    for level in levels(checkpoint.size):
+        count = checkpoint.size >> (8 * max(level, 0))
+        tile = Tile(level, count // TILE_WIDTH, count % TILE_WIDTH)
+        if tile.width:
+            keys.append(tile.path)
+    await run_bounded((_extend(objects, key) for key in keys), parallel=PARALLEL)
+
+
+async def extend_all(objects: ObjectStore, checkpoint: Checkpoint, *, report: Report | None = None) -> int:
+    """Let the locks on everything that a checkpoint covers run anew; how many objects that are.
+
+    In an `EveryVersion` whose copy has been verified, those of the genuine versions. Content is not looked at.
+
+    Raises:
+        StoreUnavailable: a lock cannot be extended.
+    """
+    await extend_edge(objects, checkpoint)
+    await _extend(objects, "site.json")
+    total, done = sum(1 for _ in tiles_of(checkpoint.size)), 0
+
+    async def extend(key: str) -> None:
+        nonlocal done
+        await _extend(objects, key)
+        done += 1
+        if report is not None:
+            report(done, total)
+
+    await run_bounded((extend(tile.path) for tile in tiles_of(checkpoint.size)), parallel=PARALLEL)
+    return total
+
+
+async def _extend(objects: ObjectStore, key: str) -> None:
+    try:
+        await objects.extend_lock(key)
+    except ObjectMissing:
+        return  # whoever verifies the site says so

@@ -1,15 +1,24 @@
-"""Where a server listens, and what its HTTP library logs."""
+"""One HTTP server as a process that ends cleanly: where it listens, how it is ended, what is logged of it."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
+import signal
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
 
 from cli.logs import get_logger
-from ledger.errors import InvalidRequest, Unavailable
+from cli.tls import GuardedProtocol
+from ledger.errors import InvalidRequest, JinshiError, Unavailable
 
 GRACE_S = 20
 """How long a server that is told to end waits for the requests it is answering."""
@@ -72,3 +81,96 @@ def uvicorn_logs() -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+
+
+def log_fault(error: Exception) -> None:
+    """What kept a request from being answered as it should: one line, and for a fault of ours where it was."""
+    if isinstance(error, JinshiError):
+        get_logger().error(error.what, hint=error.hint)
+    else:
+        get_logger().error("a fault stopped a request", exc_info=error)
+
+
+# -- the server -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What to serve. `ready` is told the URL once requests are answered, `ending` when no more are taken.
+
+    Without a TLS `context` only this machine is listened on, which is for `bound` to see to.
+    """
+
+    app: ASGIApp
+    ready: Callable[[str], None]
+    context: ssl.SSLContext | None = None
+    connections_max: int = 1_024
+    ending: Callable[[], None] = lambda: None
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's server, ended by its owner alone."""
+
+    def __init__(self, serving: Serving) -> None:
+        context = serving.context
+        config = uvicorn.Config(
+            serving.app,
+            http=GuardedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=serving.connections_max,
+            timeout_graceful_shutdown=GRACE_S,
+            ssl_context_factory=None if context is None else lambda config, default: context,
+        )
+        super().__init__(config)
+        self._serving = serving
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the owner's."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            self._serving.ready(f"{'http' if self._serving.context is None else 'https'}://{address_of(listener)}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let every request be answered, close."""
+        self._serving.ending()
+        await super().shutdown(sockets)
+
+    async def run_until_told(self, listener: socket.socket, work: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Serve, with `work` beside it, until SIGTERM or SIGINT; then end all of it.
+
+        Raises:
+            whatever ended one of `work`, which should go on for ever.
+        """
+
+        def stop() -> None:
+            self.force_exit = self.should_exit  # asked for twice: wait for nobody
+            self.should_exit = True
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        serving = asyncio.create_task(self.serve([listener]), name="http")
+        background = [asyncio.create_task(one) for one in work]
+        try:
+            await asyncio.wait({serving, *background}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.should_exit = True
+            await asyncio.wait({serving})
+            for task in background:
+                task.cancel()
+            results = await asyncio.gather(*background, return_exceptions=True)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        serving.result()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result

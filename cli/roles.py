@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from cli.config import Environment
 from cli.files import os_errors, read_file
-from cli.listening import GRACE_S, address_of, bound, uvicorn_logs
-from cli.logs import get_logger
-from cli.tls import GuardedProtocol, TlsFiles, server_context
+from cli.listening import Server, Serving, bound, uvicorn_logs
+from cli.tls import TlsFiles, server_context
 from ledger.core.note import SignatureType, VerifierKey, parse_vkey
 from ledger.core.policy import parse_policy
-from ledger.errors import InvalidRequest, JinshiError, MalformedNote, MalformedPolicy
+from ledger.errors import InvalidRequest, MalformedNote, MalformedPolicy
 from ledger.files import hold_lock
 
-CONNECTIONS_MAX = 1_024
 LOCK = "lock"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -55,24 +49,6 @@ class RoleRequest:
     ready: Callable[[str], None]
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn's server, ended by its owner alone."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are the owner's."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
-        await super().startup(sockets)
-        self._ready()
-
-
 async def serve_role(
     app: ASGIApp, listening: Listening, work: Sequence[Coroutine[Any, Any, None]], ready: Callable[[str], None]
 ) -> None:
@@ -83,62 +59,17 @@ async def serve_role(
         Unavailable: the address is taken.
         whatever ends one of `work`, which should go on for ever.
     """
-    background: list[asyncio.Task[None]] = []
+    begun = False
     try:
         context = None if listening.tls is None else server_context(listening.tls)
-        with bound(listening.listen, loopback_only=context is None) as listener:
-            config = uvicorn.Config(
-                app,
-                http=GuardedProtocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                limit_concurrency=CONNECTIONS_MAX,
-                timeout_graceful_shutdown=GRACE_S,
-                ssl_context_factory=None if context is None else lambda config, default: context,
-            )
-            url = f"{'http' if context is None else 'https'}://{address_of(listener)}"
-            background = [asyncio.create_task(one) for one in work]
-            with uvicorn_logs():
-                await _run(_Server(config, lambda: ready(url)), listener, background)
+        with bound(listening.listen, loopback_only=context is None) as listener, uvicorn_logs():
+            server = Server(Serving(app, ready, context))
+            begun = True
+            await server.run_until_told(listener, work)
     finally:
-        for coroutine in work[len(background) :]:
-            coroutine.close()
-
-
-async def _run(server: _Server, listener: socket.socket, background: list[asyncio.Task[None]]) -> None:
-    def stop() -> None:
-        server.force_exit = server.should_exit  # asked for twice: wait for nobody
-        server.should_exit = True
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    serving = asyncio.create_task(server.serve([listener]), name="http")
-    try:
-        await asyncio.wait({serving, *background}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        server.should_exit = True
-        await asyncio.wait({serving})
-        for task in background:
-            task.cancel()
-        results = await asyncio.gather(*background, return_exceptions=True)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-    serving.result()
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-
-
-def log_fault(error: Exception) -> None:
-    """What kept a request from being answered as it should: one line, and for a fault of ours where it was."""
-    if isinstance(error, JinshiError):
-        get_logger().error(error.what, hint=error.hint)
-    else:
-        get_logger().error("a fault stopped a request", exc_info=error)
+        if not begun:
+            for coroutine in work:
+                coroutine.close()
 
 
 @contextmanager

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import uvicorn
 
 from cli.acknowledging import Ack, acknowledging_of
 from cli.alarming import Alarming, AlarmSettings
 from cli.config import Environment
 from cli.following import Following, Target, watch_sites
 from cli.handover import Taker, taking_over
-from cli.listening import GRACE_S, address_of, bound, uvicorn_logs
+from cli.listening import Server, Serving, bound, log_fault, uvicorn_logs
 from cli.logs import get_logger
 from cli.replicating import Keys
 from cli.scrub_rounds import scrub_rounds
 from cli.system import SystemClock
-from cli.tls import GuardedProtocol, TlsFiles, actor_of_scope, fingerprint_of_scope, server_context
+from cli.tls import TlsFiles, actor_of_scope, fingerprint_of_scope, server_context
 from cli.wiring import OpenLedger, WritableLedger, open_for_writing, open_place
 from ledger.acknowledging import demanded
 from ledger.consumers import Consumers
 from ledger.core.checkpoint import OpenedCheckpoint
-from ledger.errors import JinshiError
 from ledger.http.app import make_app
 from ledger.http.limits import HttpLimits
 from ledger.http.metrics import Metrics
@@ -70,80 +64,16 @@ async def serve(
     context = None if settings.tls is None else server_context(settings.tls)
     with bound(settings.listen, loopback_only=context is None) as listener:
         async with open_for_writing(root, environment, passphrase) as writable, _service(writable, settings) as service:
-            config = uvicorn.Config(
-                make_app(service),
-                http=GuardedProtocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                limit_concurrency=CONNECTIONS_MAX,
-                timeout_graceful_shutdown=GRACE_S,
-                ssl_context_factory=None if context is None else lambda config, default: context,
-            )
-            url = f"{'http' if context is None else 'https'}://{address_of(listener)}"
-            work = _beside(writable, service, passphrase, settings)
+            server = Server(Serving(make_app(service), ready, context, CONNECTIONS_MAX, service.closing.set))
+            work = [_publishing_failed(service), *_beside(writable, service, passphrase, settings)]
             with uvicorn_logs():
                 async with taking_over(root, _taker(writable, service)):
-                    await _run(Server(config, service, lambda: ready(url)), listener, service, work)
+                    await server.run_until_told(listener, work)
 
 
-class Server(uvicorn.Server):
-    """Uvicorn's server, ended by its owner alone; it tells the streams to end before it waits for them."""
-
-    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._service = service
-        self._ready = ready
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are the owner's."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
-        await super().startup(sockets)
-        self._ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams, let every request be answered, close."""
-        self._service.closing.set()
-        await super().shutdown(sockets)
-
-
-async def _run(
-    server: Server, listener: socket.socket, service: Service, work: list[Coroutine[Any, Any, None]]
-) -> None:
-    """Serve until a signal comes or something that must not end ends; then end all of it. Raises what ended it."""
-
-    def stop() -> None:
-        server.force_exit = server.should_exit  # asked for twice: wait for nobody
-        server.should_exit = True
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    serving = asyncio.create_task(server.serve([listener]), name="http")
-    background = [asyncio.create_task(one) for one in work]
-    try:
-        watched: set[asyncio.Future[Any]] = {serving, service.publishing.failed, *background}
-        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        server.should_exit = True
-        await asyncio.wait({serving})
-        for task in background:
-            task.cancel()
-        results = await asyncio.gather(*background, return_exceptions=True)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-    serving.result()
-    if service.publishing.failed.done():
-        raise service.publishing.failed.result()
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+async def _publishing_failed(service: Service) -> None:
+    """Ends when nothing can be published any more. Raises why."""
+    raise await service.publishing.failed
 
 
 @asynccontextmanager
@@ -199,14 +129,6 @@ def _opening(writable: WritableLedger, settings: ServeSettings) -> Callable[[Any
         return opener if known else None
 
     return opener_of
-
-
-def log_fault(error: Exception) -> None:
-    """What kept a request from being answered as it should: one line, and for a fault of ours where it was."""
-    if isinstance(error, JinshiError):
-        get_logger().error(error.what, hint=error.hint)
-    else:
-        get_logger().error("a fault stopped a request", exc_info=error)
 
 
 # -- what runs beside the server --------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.credentials import with_credentials
+from cli.listening import log_fault
 from cli.logs import get_logger
-from cli.roles import RoleRequest, hold_states, log_fault, read_trusted_logs, serve_role
+from cli.roles import RoleRequest, hold_states, read_trusted_logs, serve_role
 from cli.system import SystemClock, nonce
 from cli.wiring import load_mirror_key, mirror_state, open_place
 from ledger.core.checkpoint import origin_prefix

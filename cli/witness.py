@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from cli.listening import log_fault
 from cli.logs import get_logger
-from cli.roles import RoleRequest, hold_states, log_fault, read_trusted_logs, serve_role
+from cli.roles import RoleRequest, hold_states, read_trusted_logs, serve_role
 from cli.system import SystemClock
 from cli.wiring import load_witness_key, open_place
 from replication.http.common import Face

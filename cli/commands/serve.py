@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli import render
+from cli.commands.roles import ClientCa, TlsCert, TlsKey, run_server, say_ready, tls_files
 from cli.session import session_of
 from ledger.acknowledging import ACK_TIMEOUT_S, ACK_TIMEOUT_S_MAX
 from ledger.errors import InvalidRequest
@@ -33,11 +30,9 @@ def serve(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
     ] = "127.0.0.1:8420",
-    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="The server's certificate chain, PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key, PEM.")] = None,
-    client_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Who issues the clients' certificates, PEM.")
-    ] = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    client_ca: ClientCa = None,
     replicate: Annotated[
         bool, typer.Option("--replicate/--no-replicate", help="Keep the sites up to date as well.")
     ] = True,
@@ -82,24 +77,14 @@ def serve(
     """
     session = session_of(context)
     # Imported here: the server's libraries take long, and every other command should start quickly.
-    import uvloop
-
     from cli.alarming import AlarmSettings
     from cli.scrubbing import parse_time
     from cli.serve import ServeSettings, serve
-    from cli.tls import TlsFiles
     from ledger.http.limits import HttpLimits
 
-    tls = None
-    if tls_cert is not None and tls_key is not None and client_ca is not None:
-        tls = TlsFiles(tls_cert, tls_key, client_ca)
-    elif tls_cert is not None or tls_key is not None or client_ca is not None:
-        raise InvalidRequest(
-            "TLS needs three files", hint="give --tls-cert, --tls-key and --client-ca, or none of them"
-        )
     settings = ServeSettings(
         listen,
-        tls=tls,
+        tls=tls_files(tls_cert, tls_key, client_ca),
         replicate=replicate,
         replicate_every_s=every,
         open_to=frozenset(map(_fingerprint, open_to or ())),
@@ -109,12 +94,8 @@ def serve(
     )
     passphrase = session.passphrase()
 
-    def ready(url: str) -> None:
-        render.say(f"serving {session.ledger} at {url}")
-        sys.stdout.flush()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(session.ledger, session.environment, passphrase, settings, ready))
+    ready = say_ready(f"serving {session.ledger}")
+    run_server(serve(session.ledger, session.environment, passphrase, settings, ready))
 
 
 def _fingerprint(text: str) -> str:

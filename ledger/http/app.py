@@ -1,33 +1,30 @@
-"""The application: routes, and the guard around them that bounds, counts and never lets a traceback out."""
+"""The application that serves one ledger: its routes, behind the guard, and what its metrics are read from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from time import perf_counter
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.core.checkpoint import origin_prefix
-from ledger.errors import JinshiError, Pushback
+from ledger.errors import JinshiError
 from ledger.http.append import post_events
 from ledger.http.consuming import delete_consumer, get_consumer, list_consumers, put_consumer
+from ledger.http.guard import Guard
 from ledger.http.health import get_health, get_metrics, get_ready
 from ledger.http.openapi import document
-from ledger.http.problems import Refused, fault, on_http_exception, on_jinshi_error, response_of
+from ledger.http.problems import on_http_exception, on_jinshi_error
 from ledger.http.query import parameters
 from ledger.http.read import get_consistency, get_event, get_events, get_receipt
-from ledger.http.service import Service
+from ledger.http.service import STREAM_PATH, Service
 from ledger.http.stream import get_stream
 from ledger.http.tiles import get_checkpoint, get_key, get_tile
-
-STREAM_PATH = "/events/stream"
 
 
 def make_app(service: Service) -> Starlette:
@@ -35,7 +32,7 @@ def make_app(service: Service) -> Starlette:
     service.metrics.registry.register(Gauges(service))
     app = Starlette(
         routes=routes(service.origin),
-        middleware=[Middleware(Guard, service=service)],
+        middleware=[Middleware(Guard, served=service)],
         exception_handlers={JinshiError: on_jinshi_error, HTTPException: on_http_exception},
     )
     app.router.redirect_slashes = False
@@ -72,79 +69,6 @@ async def get_openapi(request: Request) -> Response:
     """The OpenAPI 3.1 document of this API."""
     parameters(request, ())
     return Response(request.app.state.openapi, 200, {"cache-control": "no-cache"}, "application/json")
-
-
-class Guard:
-    """Around every request: host names, sizes, how many at once; then counts how it went."""
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app = app
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        service = self._service
-        started_s, status = perf_counter(), 0
-
-        async def counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        service.requests += 1
-        try:
-            self._check(scope)
-            await self._app(scope, receive, counted)
-        except ClientDisconnect:
-            status = status or 499  # nobody hears it; counted as nginx does
-            await _answer_nobody(scope, receive, counted)
-        except JinshiError as error:
-            await response_of(error)(scope, receive, counted)
-        except Exception as error:
-            service.on_fault(error)
-            if status:
-                raise  # the answer has begun: the server cuts the connection
-            await fault()(scope, receive, counted)
-        finally:
-            service.requests -= 1
-            route = scope["route"].path if "route" in scope else "none"
-            service.metrics.requests.labels(_method(scope), route, status).inc()
-            if route != STREAM_PATH:
-                service.metrics.request_seconds.labels(route).observe(perf_counter() - started_s)
-
-    def _check(self, scope: Scope) -> None:
-        service, limits = self._service, self._service.limits
-        if service.requests - service.streams > limits.requests_max:
-            raise Pushback(f"{limits.requests_max} requests are being answered", retry_after_s=limits.retry_after_s)
-        head = len(scope["raw_path"]) + len(scope["query_string"])
-        host = ""
-        for name, value in scope["headers"]:
-            head += len(name) + len(value)
-            if name == b"host":
-                host = value.decode("latin-1")
-        if head > limits.head_size_max:
-            raise Refused(431, "head-too-large", f"the headers have more than {limits.head_size_max} bytes")
-        if service.hosts is not None and _host_name(host) not in service.hosts:
-            raise Refused(421, "wrong-host", f"this is not {host[:80]!r}", hint="use the address it listens on")
-
-
-async def _answer_nobody(scope: Scope, receive: Receive, send: Send) -> None:
-    await Response(status_code=400)(scope, receive, send)
-
-
-def _host_name(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0][1:].lower()
-    return host.partition(":")[0].lower()
-
-
-def _method(scope: Scope) -> str:
-    """A label of few values, whatever is sent."""
-    method: str = scope["method"]
-    return method if method in ("GET", "HEAD", "POST", "PUT", "DELETE") else "other"
 
 
 class Gauges:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 
@@ -25,7 +25,8 @@ from ledger.sequencer import Sequencer
 from ledger.sources import Sources
 from ledger.store.base import ObjectStore
 
-T = TypeVar("T")
+STREAM_PATH = "/events/stream"
+
 Scope = Any
 """An ASGI connection scope."""
 
@@ -94,6 +95,24 @@ class Service:
         finally:
             waiting.cancel()
             ending.cancel()
+
+    @property
+    def head_size_max(self) -> int:
+        """See `Guarded`."""
+        return self.limits.head_size_max
+
+    def check_room(self) -> None:
+        """See `Guarded`. A stream that is open is counted apart."""
+        if self.requests - self.streams > self.limits.requests_max:
+            raise Pushback(
+                f"{self.limits.requests_max} requests are being answered", retry_after_s=self.limits.retry_after_s
+            )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """See `Guarded`. How long a stream was open is no answering time."""
+        self.metrics.requests.labels(method, route, status).inc()
+        if route != STREAM_PATH:
+            self.metrics.request_seconds.labels(route).observe(seconds)
 
     def take_stream(self) -> None:
         """Count a stream that opens. Raises Pushback: there are as many as may be."""

@@ -11,10 +11,9 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.errors import (
     Forked,
@@ -26,8 +25,9 @@ from ledger.errors import (
     Unavailable,
     Untrusted,
 )
+from ledger.http.guard import Guard
 from ledger.http.metrics import CONTENT_TYPE
-from ledger.http.problems import Refused, fault, on_http_exception, on_jinshi_error, problem, response_of
+from ledger.http.problems import Refused, on_http_exception, on_jinshi_error, problem, response_of
 from replication.http.wire import (
     ADD_CHECKPOINT_SIZE_MAX,
     SIZE_TYPE,
@@ -67,12 +67,28 @@ class Face:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     requests: int = 0
     uploads: int = 0
-    answered: Counter = field(init=False)
+    counted: Counter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.answered = Counter(
+        self.counted = Counter(
             "jinshi_http_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
         )
+
+    @property
+    def head_size_max(self) -> int:
+        """See `Guarded`."""
+        return self.limits.head_size_max
+
+    def check_room(self) -> None:
+        """See `Guarded`."""
+        if self.requests > self.limits.requests_max:
+            raise Pushback(
+                f"{self.limits.requests_max} requests are being answered", retry_after_s=self.limits.retry_after_s
+            )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """See `Guarded`."""
+        self.counted.labels(method, route, status).inc()
 
 
 def make_role_app(face: Face, routes: list[Route]) -> Starlette:
@@ -84,7 +100,7 @@ def make_role_app(face: Face, routes: list[Route]) -> Starlette:
     ]
     app = Starlette(
         routes=[*routes, *own],
-        middleware=[Middleware(RoleGuard, face=face)],
+        middleware=[Middleware(Guard, served=face)],
         exception_handlers={JinshiError: on_jinshi_error, HTTPException: on_http_exception},
     )
     app.router.redirect_slashes = False
@@ -120,64 +136,6 @@ async def get_ready(request: Request) -> Response:
 async def get_metrics(request: Request) -> Response:
     """Prometheus text format."""
     return Response(generate_latest(face_of(request).registry), 200, {**NO_STORE, "content-type": CONTENT_TYPE})
-
-
-# -- the guard ------------------------------------------------------------------------------------------------------
-
-
-class RoleGuard:
-    """Around every request: host names, sizes, how many at once; then counts how it went."""
-
-    def __init__(self, app: ASGIApp, face: Face) -> None:
-        self._app = app
-        self._face = face
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        face, status = self._face, 0
-
-        async def counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        face.requests += 1
-        try:
-            self._check(scope)
-            await self._app(scope, receive, counted)
-        except ClientDisconnect:
-            status = status or 499  # nobody hears it; counted as nginx does
-        except JinshiError as error:
-            await response_of(error)(scope, receive, counted)
-        except Exception as error:
-            face.on_fault(error)
-            if status:
-                raise  # the answer has begun: the server cuts the connection
-            await fault()(scope, receive, counted)
-        finally:
-            face.requests -= 1
-            route = scope["route"].path if "route" in scope else "none"
-            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "other"
-            face.answered.labels(method, route, status).inc()
-
-    def _check(self, scope: Scope) -> None:
-        face = self._face
-        if face.requests > face.limits.requests_max:
-            raise Pushback(f"{face.limits.requests_max} requests are being answered", retry_after_s=1.0)
-        head = len(scope["raw_path"]) + len(scope["query_string"])
-        host = ""
-        for name, value in scope["headers"]:
-            head += len(name) + len(value)
-            if name == b"host":
-                host = value.decode("latin-1")
-        if head > face.limits.head_size_max:
-            raise Refused(431, "head-too-large", f"the headers have more than {face.limits.head_size_max} bytes")
-        name = (host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]).lower()
-        if face.hosts is not None and name not in face.hosts:
-            raise Refused(421, "wrong-host", f"this is not {host[:80]!r}", hint="use the address it listens on")
 
 
 # -- bodies ---------------------------------------------------------------------------------------------------------

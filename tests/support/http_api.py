@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import uvicorn
 
-from cli.serve import Server, bound
-from cli.tls import GuardedProtocol, TlsFiles, server_context
+from cli.listening import Server, Serving, bound
+from cli.tls import TlsFiles, server_context
 from ledger.acknowledging import Acknowledging
 from ledger.consumers import Consumers
 from ledger.core.checkpoint import OpenedCheckpoint
@@ -147,23 +146,12 @@ async def served(**how: Any) -> AsyncIterator[Served]:
 async def listening(service: Service, tls: TlsFiles | None = None) -> AsyncIterator[str]:
     """The application behind the real server on a free port of the loopback interface; yields its URL."""
     context = None if tls is None else server_context(tls)
-    ready = asyncio.Event()
-    config = uvicorn.Config(
-        make_app(service),
-        http=GuardedProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-        ssl_context_factory=None if context is None else lambda config, default: context,
-    )
+    url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     with bound("127.0.0.1:0", loopback_only=True) as listener:
-        server = Server(config, service, ready.set)
+        server = Server(Serving(make_app(service), url.set_result, context, ending=service.closing.set))
         task = asyncio.create_task(server.serve([listener]))
-        await ready.wait()
         try:
-            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{listener.getsockname()[1]}"
+            yield await url
         finally:
             server.should_exit = True
             await task

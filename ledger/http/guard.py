@@ -1,0 +1,100 @@
+"""What stands around every request of any of our servers: it bounds, counts, and never lets a traceback out."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any, Protocol
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ledger.errors import JinshiError
+from ledger.http.problems import Refused, fault, response_of
+
+
+class Guarded(Protocol):
+    """What is served: `requests` counts those being answered; `hosts` are the host names answered to, None for any."""
+
+    requests: int
+    hosts: frozenset[str] | None
+
+    def on_fault(self, error: Exception, /) -> None:
+        """Told of what is no answer of ours."""
+        ...
+
+    @property
+    def head_size_max(self) -> int:
+        """The most bytes a request line and its headers may have."""
+        ...
+
+    def check_room(self) -> None:
+        """Raises Pushback: as many requests are being answered as may be."""
+        ...
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request; labels of few values, whatever is sent."""
+        ...
+
+
+class Guard:
+    """Around every request: host names, sizes, how many at once; then counts how it went."""
+
+    def __init__(self, app: ASGIApp, served: Guarded) -> None:
+        self._app = app
+        self._served = served
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        served, status, started_s = self._served, 0, perf_counter()
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        served.requests += 1
+        try:
+            served.check_room()
+            self._check_head(scope)
+            await self._app(scope, receive, counted)
+        except ClientDisconnect:
+            status = status or 499  # nobody hears it; counted as nginx does
+            await Response(status_code=400)(scope, receive, counted)
+        except JinshiError as error:
+            await response_of(error)(scope, receive, counted)
+        except Exception as error:
+            served.on_fault(error)
+            if status:
+                raise  # the answer has begun: the server cuts the connection
+            await fault()(scope, receive, counted)
+        finally:
+            served.requests -= 1
+            route = scope["route"].path if "route" in scope else "none"
+            served.answered(_method(scope), route, status, perf_counter() - started_s)
+
+    def _check_head(self, scope: Scope) -> None:
+        head = len(scope["raw_path"]) + len(scope["query_string"])
+        host = ""
+        for name, value in scope["headers"]:
+            head += len(name) + len(value)
+            if name == b"host":
+                host = value.decode("latin-1")
+        if head > self._served.head_size_max:
+            raise Refused(431, "head-too-large", f"the headers have more than {self._served.head_size_max} bytes")
+        if self._served.hosts is not None and _host_name(host) not in self._served.hosts:
+            raise Refused(421, "wrong-host", f"this is not {host[:80]!r}", hint="use the address it listens on")
+
+
+def _host_name(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0][1:].lower()
+    return host.partition(":")[0].lower()
+
+
+def _method(scope: Any) -> str:
+    method: str = scope["method"]
+    return method if method in ("GET", "HEAD", "POST", "PUT", "DELETE") else "other"

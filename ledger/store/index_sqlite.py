@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from ledger.core.merkle import HASH_SIZE, CompactRange
-from ledger.errors import InvalidRequest
 from ledger.store.base import Row, Selection, bounded
 from ledger.store.positions import Attributes, IndexDamaged, IndexUnusable
+from ledger.store.sqlite_common import NO_SPACE, is_empty, name_of, transaction, translating
 
 T = TypeVar("T")
 
@@ -27,7 +27,6 @@ NAMES_CACHED_MAX = 10_000
 SELECTIVE_MAX = 10_000
 """A range of times with more entries than this is not looked up but read through: in the log's order, page by page."""
 
-_NO_SPACE = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN")
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH")
 _SOURCE, _TYPE, _ACTOR = 1, 2, 3
 
@@ -147,7 +146,7 @@ class SqlitePositionIndex:
     def _add(self, rows: Sequence[Row], before: CompactRange, after: CompactRange, db: sqlite3.Connection) -> bool:
         assert after.size == before.size + len(rows)
         try:
-            with _transaction(db):
+            with transaction(db):
                 if _built(db) != before:
                     return False
                 counts = Counter[tuple[int, str]]()
@@ -260,9 +259,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _prepare(path: Path, db: sqlite3.Connection) -> None:
-    if _application(db) == 0 and _is_empty(db):
-        with _transaction(db):
-            if _is_empty(db):  # another process may have been quicker
+    if _application(db) == 0 and is_empty(db):
+        with transaction(db):
+            if is_empty(db):  # another process may have been quicker
                 for statement in (*_SCHEMA.split(";\n"), *_IDENTITY):
                     db.execute(statement)
     if _application(db) != APPLICATION_ID:
@@ -280,43 +279,22 @@ def _application(db: sqlite3.Connection) -> int:
     return int(application)
 
 
-def _is_empty(db: sqlite3.Connection) -> bool:
-    (objects,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    return bool(objects == 0)
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
 def _damaged(path: Path, what: object) -> IndexDamaged:
     return IndexDamaged(f"{path} is damaged ({what})", hint="it is built again with: jinshi index build")
 
 
-@contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    """Translate what SQLite and the operating system report. Raises IndexDamaged, IndexUnusable, InvalidRequest."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _translated(path, error) from error
-    except UnicodeEncodeError as error:  # half a surrogate pair, as undecodable arguments of a command have
-        raise InvalidRequest(f"{error.object!r} is not text that can be recorded", hint="give it in UTF-8") from error
-    except OSError as error:
-        raise IndexUnusable(f"{path} cannot be used ({error.strerror})", hint="check permissions") from error
+def _errors(path: Path) -> AbstractContextManager[None]:
+    """Raises IndexDamaged, IndexUnusable, InvalidRequest."""
+
+    def refused(error: OSError) -> IndexUnusable:
+        return IndexUnusable(f"{path} cannot be used ({error.strerror})", hint="check permissions")
+
+    return translating(partial(_translated, path), refused)
 
 
 def _translated(path: Path, error: sqlite3.Error) -> IndexUnusable:
-    name = getattr(error, "sqlite_errorname", None) or ""
-    if name.startswith(_NO_SPACE):
+    name = name_of(error)
+    if name.startswith(NO_SPACE):
         return IndexUnusable(f"{path}: no space is left", hint="free space, then run it again")
     if name.startswith(_DAMAGED) or type(error) is sqlite3.DatabaseError or _lacks_table(error):
         return _damaged(path, error)

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ from ledger.store.base import (
     in_order,
     recordable,
 )
+from ledger.store.sqlite_common import NO_SPACE, is_empty, name_of, transaction, translating
 
 T = TypeVar("T")
 
@@ -33,7 +34,6 @@ SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 10.0
 NAMES_CACHED_MAX = 10_000
 _PARAMETERS_MAX = 30_000  # SQLite allows 32,766 in a statement
-_NO_SPACE = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN")
 
 _SCHEMA = """
 CREATE TABLE entry (
@@ -204,17 +204,6 @@ class SqliteEntryStore:
         with _errors(self._path):
             return act()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._writer.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._writer
-            self._writer.execute("COMMIT")
-        except BaseException:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-            raise
-
     def _head(self) -> Head:
         size, frontier, recorded_us, epoch = _one(
             self._writer.execute("SELECT size, frontier, recorded_us, epoch FROM head")
@@ -225,7 +214,7 @@ class SqliteEntryStore:
         return Head(size, hashes, recorded_us, epoch)
 
     def _claim(self) -> int:
-        with self._transaction() as db:
+        with transaction(self._writer) as db:
             db.execute("UPDATE head SET epoch = epoch + 1")
             (epoch,) = _one(db.execute("SELECT epoch FROM head"))
         return int(epoch)
@@ -240,7 +229,7 @@ class SqliteEntryStore:
 
     def _commit(self, rows: Sequence[Row], expected_size: int, frontier: tuple[bytes, ...], epoch: int) -> None:
         try:
-            with self._transaction() as db:
+            with transaction(self._writer) as db:
                 self._check_epoch(epoch)
                 size = self._head().size
                 if size != expected_size:
@@ -303,7 +292,7 @@ class SqliteEntryStore:
         return versions
 
     def _record_checkpoint(self, checkpoint: SignedCheckpoint, expected_size: int | None, epoch: int) -> None:
-        with self._transaction() as db:
+        with transaction(self._writer) as db:
             self._check_epoch(epoch)
             row = db.execute("SELECT size FROM checkpoint WHERE origin = ?", (checkpoint.origin,)).fetchone()
             if (None if row is None else row[0]) != expected_size:
@@ -382,9 +371,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _prepare(path: Path, db: sqlite3.Connection, create: bool) -> None:
     """Make sure that it is a store of ours; nothing is written into what is not."""
-    if create and _is_empty(db):
+    if create and is_empty(db):
         db.execute("BEGIN IMMEDIATE")
-        if _is_empty(db):  # another process may have been quicker
+        if is_empty(db):  # another process may have been quicker
             for statement in (*_SCHEMA.split(";\n"), *_IDENTITY):
                 db.execute(statement)
         db.execute("COMMIT")
@@ -397,11 +386,6 @@ def _prepare(path: Path, db: sqlite3.Connection, create: bool) -> None:
             f"{path} has schema {version}; this jinshi reads {SCHEMA_VERSION}", hint="use the jinshi that wrote it"
         )
     _use_write_ahead_log(path, db)
-
-
-def _is_empty(db: sqlite3.Connection) -> bool:
-    (objects,) = _one(db.execute("SELECT count(*) FROM sqlite_master"))
-    return bool(objects == 0)
 
 
 def _use_write_ahead_log(path: Path, db: sqlite3.Connection) -> None:
@@ -424,24 +408,20 @@ def _damaged(path: Path, what: object) -> StoreUnavailable:
     return StoreUnavailable(f"{path} is damaged ({what})", hint="restore the ledger from a site")
 
 
-@contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    """Translate what SQLite and the operating system report. Raises DiskFull, StoreUnavailable, InvalidRequest."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _translated(path, error) from error
-    except UnicodeEncodeError as error:  # half a surrogate pair, as undecodable arguments of a command have
-        raise InvalidRequest(f"{error.object!r} is not text that can be recorded", hint="give it in UTF-8") from error
-    except OSError as error:
-        raise StoreUnavailable(
+def _errors(path: Path) -> AbstractContextManager[None]:
+    """Raises DiskFull, StoreUnavailable, InvalidRequest."""
+
+    def refused(error: OSError) -> StoreUnavailable:
+        return StoreUnavailable(
             f"{path} cannot be used ({error.strerror})", hint="check permissions and mounts, then run it again"
-        ) from error
+        )
+
+    return translating(partial(_translated, path), refused)
 
 
 def _translated(path: Path, error: sqlite3.Error) -> StoreUnavailable:
-    name = getattr(error, "sqlite_errorname", None) or ""
-    if name.startswith(_NO_SPACE):
+    name = name_of(error)
+    if name.startswith(NO_SPACE):
         return DiskFull(f"{path}: no space is left", hint="free space, then run it again")
     if name.startswith("SQLITE_NOTADB"):
         return StoreUnavailable(

@@ -1,0 +1,52 @@
+"""What the drivers on SQLite share: transactions, and how what SQLite reports becomes an error of ours."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from ledger.errors import InvalidRequest, JinshiError
+
+NO_SPACE: Final = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN")
+"""How the names of errors begin that mean a full disk."""
+
+
+def is_empty(db: sqlite3.Connection) -> bool:
+    """Whether nothing has been made in the database yet."""
+    (objects,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return bool(objects == 0)
+
+
+def name_of(error: sqlite3.Error) -> str:
+    """SQLite's own name of an error; '' where there is none."""
+    return getattr(error, "sqlite_errorname", None) or ""
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """One transaction, which is the only writer's from its beginning; rolled back when anything is raised in it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:  # also when it is cancelled: half a transaction must not stay open
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def translating(
+    reported: Callable[[sqlite3.Error], JinshiError], refused: Callable[[OSError], JinshiError]
+) -> Iterator[None]:
+    """Raises what the driver makes of SQLite's errors and the system's; InvalidRequest for what is no text."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise reported(error) from error
+    except UnicodeEncodeError as error:  # half a surrogate pair, as undecodable arguments of a command have
+        raise InvalidRequest(f"{error.object!r} is not text that can be recorded", hint="give it in UTF-8") from error
+    except OSError as error:
+        raise refused(error) from error

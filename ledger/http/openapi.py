@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
-from ledger.consumers import NAME_PATTERN
-from ledger.core.acknowledgement import ACK_PATTERN, ROLES
+from ledger.core.acknowledgement import ACK_PATTERN
 from ledger.core.checkpoint import origin_prefix
 from ledger.http.limits import HttpLimits
-from ledger.http.problems import MEDIA_TYPE, TYPE_PREFIX
-from ledger.http.query import INDEX_MAX
+from ledger.http.problems import MEDIA_TYPE
 from ledger.http.receive import BATCH, STRUCTURED
+from ledger.http.schemas import TEXT, Json, closed, ref, schemas
 
-Json = dict[str, Any]
-
-# CloudEvents 1.0 §2.1 "String": no control characters, noncharacters, and no lone surrogates.
-_CONTROLS = "\\u0000-\\u001f\\u007f-\\u009f\\ufdd0-\\ufdef" + "".join(
-    chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)
-)
-_TEXT = f"[^{_CONTROLS}]"
-# RFC 4648 §4, without stray bits at the end.
-_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
 _HEADER_TEXT = "[!#-$&-~]"
 _TILE = "^(entries|0|[1-9]|[1-5][0-9]|6[0-3])/(x[0-9]{3}/)*[0-9]{3}(\\.p/[1-9][0-9]{0,2})?$"
 
@@ -79,7 +68,7 @@ def document(origin: str, limits: HttpLimits) -> bytes:
             "/metrics": {"get": _get_metrics()},
             "/openapi.json": {"get": _get_openapi()},
         },
-        "components": {"schemas": _schemas(limits)},
+        "components": {"schemas": schemas(limits)},
     }
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -88,7 +77,7 @@ def document(origin: str, limits: HttpLimits) -> bytes:
 
 
 def _post_events(limits: HttpLimits) -> Json:
-    places: Json = {"application/json": {"schema": {"anyOf": [_ref("Place"), _ref("Places")]}}}
+    places: Json = {"application/json": {"schema": {"anyOf": [ref("Place"), ref("Places")]}}}
     located = {"Location": {"schema": {"type": "string"}, "description": "The entry, when one event was sent."}}
     return _operation(
         "postEvents",
@@ -110,15 +99,15 @@ def _post_events(limits: HttpLimits) -> Json:
             ),
             _header("Jinshi-Ack", {"type": "string", "pattern": ACK_PATTERN}, "As the parameter ack."),
             _header("Idempotency-Key", {"type": "string", "pattern": f"^{_HEADER_TEXT}{{1,255}}$"}, "The event's id."),
-            _header("Jinshi-Expected-Version", _ref("Index"), "The stream's version; 0: it must be new."),
+            _header("Jinshi-Expected-Version", ref("Index"), "The stream's version; 0: it must be new."),
             _header("Prefer", {"type": "string"}, "'receipt', 'receipt=cosigned': as the parameter (RFC 7240)."),
         ],
         body={
             "required": True,
             "content": {
-                STRUCTURED: {"schema": _ref("Event")},
+                STRUCTURED: {"schema": ref("Event")},
                 BATCH: {
-                    "schema": {"type": "array", "items": _ref("Event"), "maxItems": limits.batch_events_max},
+                    "schema": {"type": "array", "items": ref("Event"), "maxItems": limits.batch_events_max},
                 },
             },
         },
@@ -140,17 +129,17 @@ def _get_events(limits: HttpLimits) -> Json:
         "A page may be short, even empty, while 'next' is not null: follow it until it is.",
         parameters=[
             *_attribute_filters("source", "subject", "type", "actor"),
-            _query("from", _ref("Index"), "The first index."),
-            _query("until", _ref("Index"), "The index to stop before."),
-            _query("time_from", _ref("Time"), "Happened at that time or later."),
-            _query("time_until", _ref("Time"), "Happened before that time."),
-            _query("recorded_until", _ref("Time"), "Recorded before that time: the ledger as it was then."),
+            _query("from", ref("Index"), "The first index."),
+            _query("until", ref("Index"), "The index to stop before."),
+            _query("time_from", ref("Time"), "Happened at that time or later."),
+            _query("time_until", ref("Time"), "Happened before that time."),
+            _query("recorded_until", ref("Time"), "Recorded before that time: the ledger as it was then."),
             _query("order", {"type": "string", "enum": ["asc", "desc"], "default": "asc"}, "By index."),
             _query("limit", limit, "How many."),
             _query("cursor", {"type": "string"}, "'next' of the page before; the rest of the query as it was."),
             _opened(),
         ],
-        answers={200: ({"application/json": {"schema": _ref("Page")}}, {"Link": {"schema": {"type": "string"}}})},
+        answers={200: ({"application/json": {"schema": ref("Page")}}, {"Link": {"schema": {"type": "string"}}})},
         problems=(403, 422),
     )
 
@@ -162,8 +151,8 @@ def _get_stream() -> Json:
         "id is the index, event the type, data the entry's canonical bytes. Last-Event-ID goes on where one broke.",
         parameters=[
             *_attribute_filters("source", "subject", "type"),
-            _query("from", _ref("Index"), "The first index."),
-            _query("consumer", _ref("Name"), "Begin where this consumer is."),
+            _query("from", ref("Index"), "The first index."),
+            _query("consumer", ref("Name"), "Begin where this consumer is."),
             _query("follow", {"type": "boolean", "default": True}, "false: end when everything has been sent."),
             _opened(),
             _header("Last-Event-ID", {"type": "string", "pattern": "^(0|[1-9][0-9]{0,14})$"}, "The last index seen."),
@@ -177,8 +166,8 @@ def _get_event() -> Json:
     return _operation(
         "getEvent",
         "One entry: its canonical bytes.",
-        parameters=[_path("index", _ref("Index")), _opened()],
-        answers={200: ({STRUCTURED: {"schema": _ref("Entry")}}, {"Jinshi-Index": {"schema": _ref("Index")}})},
+        parameters=[_path("index", ref("Index")), _opened()],
+        answers={200: ({STRUCTURED: {"schema": ref("Entry")}}, {"Jinshi-Index": {"schema": ref("Index")}})},
         problems=(403,),
     )
 
@@ -197,7 +186,7 @@ def _get_receipt() -> Json:
         "getReceipt",
         "A receipt for one entry (C2SP tlog-proof).",
         parameters=[
-            _path("index", _ref("Index")),
+            _path("index", ref("Index")),
             _query("cosigned", {"type": "boolean", "default": False}, "Only against a cosigned checkpoint."),
         ],
         answers={200: _text("text/plain")},
@@ -209,16 +198,16 @@ def _get_consistency() -> Json:
         "getConsistency",
         "That a tree extends an older one (RFC 6962 §2.1.2).",
         parameters=[
-            _query("from", _ref("Index"), "The older size.", required=True),
-            _query("to", _ref("Index"), "The newer size; the published one by default."),
+            _query("from", ref("Index"), "The older size.", required=True),
+            _query("to", ref("Index"), "The newer size; the published one by default."),
         ],
-        answers={200: ({"application/json": {"schema": _ref("Consistency")}}, {})},
+        answers={200: ({"application/json": {"schema": ref("Consistency")}}, {})},
         problems=(422,),
     )
 
 
 def _list_consumers() -> Json:
-    names: Json = _object({"consumers": {"type": "array", "items": _ref("Name")}})
+    names: Json = closed({"consumers": {"type": "array", "items": ref("Name")}})
     return _operation(
         "listConsumers", "The consumers there are.", answers={200: ({"application/json": {"schema": names}}, {})}
     )
@@ -226,21 +215,21 @@ def _list_consumers() -> Json:
 
 def _get_consumer() -> Json:
     return _operation(
-        "getConsumer", "Where a consumer is.", parameters=[_path("name", _ref("Name"))], answers={200: _consumer()}
+        "getConsumer", "Where a consumer is.", parameters=[_path("name", ref("Name"))], answers={200: _consumer()}
     )
 
 
 def _put_consumer() -> Json:
     body: Json = {
         "required": True,
-        "content": {"application/json": {"schema": _object({"position": _ref("Index")})}},
+        "content": {"application/json": {"schema": closed({"position": ref("Index")})}},
     }
     return _operation(
         "putConsumer",
         "Make a consumer, or move it.",
         "If-Match with its ETag moves it; If-None-Match: * makes it. 412 when somebody else was quicker.",
         parameters=[
-            _path("name", _ref("Name")),
+            _path("name", ref("Name")),
             _header("If-Match", {"type": "string", "pattern": '^"[0-9a-f]{1,80}"$'}, "The ETag last seen."),
             _header("If-None-Match", {"type": "string", "enum": ["*"]}, "It must be new."),
         ],
@@ -252,7 +241,7 @@ def _put_consumer() -> Json:
 
 def _delete_consumer() -> Json:
     return _operation(
-        "deleteConsumer", "Forget a consumer.", parameters=[_path("name", _ref("Name"))], answers={204: ({}, {})}
+        "deleteConsumer", "Forget a consumer.", parameters=[_path("name", ref("Name"))], answers={204: ({}, {})}
     )
 
 
@@ -286,7 +275,7 @@ def _get_key() -> Json:
 
 
 def _get_status(name: str, summary: str, schema: str) -> Json:
-    return _operation(name, summary, answers={200: ({"application/json": {"schema": _ref(schema)}}, {})})
+    return _operation(name, summary, answers={200: ({"application/json": {"schema": ref(schema)}}, {})})
 
 
 def _get_metrics() -> Json:
@@ -297,119 +286,6 @@ def _get_openapi() -> Json:
     return _operation(
         "getOpenapi", "This document.", answers={200: ({"application/json": {"schema": {"type": "object"}}}, {})}
     )
-
-
-# -- the schemas ------------------------------------------------------------------------------------------------
-
-
-def _schemas(limits: HttpLimits) -> Json:
-    text: Json = {"type": "string", "minLength": 1, "pattern": f"^{_TEXT}+$"}
-    attributes: Json = {
-        "specversion": {"const": "1.0"},
-        "id": text,
-        "source": {"type": "string", "minLength": 1, "pattern": f"^[^\\s{_CONTROLS}]+$"},
-        "type": text,
-        "subject": text,
-        "time": _ref("Time"),
-        "datacontenttype": text,
-        "dataref": text,
-        "data": {},
-        "data_base64": {"type": "string", "pattern": _BASE64},
-    }
-    required = ["specversion", "id", "source", "type"]
-    set_here: Json = {
-        "streamversion": {"type": "integer", "minimum": 1},
-        "recordedtime": {"type": "string"},
-        "actor": text,
-    }
-    base64: Json = {"type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$"}
-    place: Json = {
-        "index": _ref("Index"),
-        **{name: set_here[name] for name in ("streamversion", "recordedtime")},
-        "leafhash": base64,
-        "duplicate": {"type": "boolean"},
-        "receipt": {"type": "string", "description": "C2SP tlog-proof, when it was asked for."},
-    }
-    needed = ["index", "streamversion", "recordedtime", "leafhash", "duplicate"]
-    indexed = _object({"index": _ref("Index"), "event": _ref("Entry")})
-    return {
-        "Index": {"type": "integer", "minimum": 0, "maximum": INDEX_MAX},
-        "Time": {"type": "string", "format": "date-time"},
-        "Name": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
-        "Event": {
-            "type": "object",
-            "description": "CloudEvents 1.0, JSON format, as a producer sends it.",
-            "properties": {
-                **{name: schema if name in required else _or_null(schema) for name, schema in attributes.items()},
-                **dict.fromkeys(("streamversion", "recordedtime", "actor", "keyid"), False),
-            },
-            "required": required,
-            "not": {"required": ["data", "data_base64"], "properties": {"data_base64": {"type": "string"}}},
-            "patternProperties": {"^(?!data$)[a-z0-9]{1,64}$": _ref("Extension")},
-            "additionalProperties": False,
-        },
-        "Extension": {
-            "anyOf": [{"type": "string", "pattern": f"^{_TEXT}*$"}, _integer(), {"type": ["boolean", "null"]}],
-            "description": "An integer is written without a fraction: 1, not 1.0. null is the same as left out.",
-        },
-        "Entry": {
-            "type": "object",
-            "description": "A recorded event; its canonical bytes (RFC 8785) are what is hashed.",
-            "properties": {**attributes, **set_here, "keyid": text},
-            "required": [*required, "time", *set_here],
-            "additionalProperties": {"type": ["string", "integer", "boolean"]},
-        },
-        "Place": _object(place, required=needed),
-        "Places": _object({"events": {"type": "array", "items": _ref("Place"), "maxItems": limits.batch_events_max}}),
-        "Page": _object({"events": {"type": "array", "items": indexed}, "next": {"type": ["string", "null"]}}),
-        "Consistency": _object(
-            {"from": _ref("Index"), "to": _ref("Index"), "hashes": {"type": "array", "items": base64}}
-        ),
-        "Consumer": _object(
-            {"name": _ref("Name"), "position": _ref("Index"), "updated": {"type": "string"}, "actor": text}
-        ),
-        "Site": _object(
-            {
-                "name": text,
-                "role": {"type": "string", "enum": list(ROLES)},
-                "size": _ref("Index"),
-                "reachable": {"type": "boolean"},
-                "lag_entries": _ref("Index"),
-                "lag_bytes": {"type": ["integer", "null"]},
-                "lag_s": {"type": "number", "minimum": 0},
-                "error": {"type": ["string", "null"]},
-                "since": {"type": ["string", "null"]},
-            },
-            required=["name", "role", "size", "reachable", "error", "since"],
-        ),
-        "Health": _object({"status": {"const": "ok"}}),
-        "Ready": _object({"status": {"const": "ready"}, "size": _ref("Index"), "published": _ref("Index")}),
-        "Problem": {
-            "type": "object",
-            "description": "RFC 9457; 'detail' says what happened, 'hint' what to do next.",
-            "properties": {
-                "type": {"type": "string", "pattern": f"^{TYPE_PREFIX}[a-z-]+$"},
-                "title": {"type": "string"},
-                "status": {"type": "integer"},
-                "detail": {"type": "string"},
-                "hint": {"type": "string"},
-                "sites": {
-                    "description": "How far each site is, or what is wrong there.",
-                    "anyOf": [
-                        {"type": "object", "additionalProperties": {"type": "string"}},
-                        {"type": "array", "items": _ref("Site")},
-                    ],
-                },
-                "events": {
-                    "type": "array",
-                    "description": "Where the events of the request are recorded, though not acknowledged.",
-                    "items": _ref("Place"),
-                },
-            },
-            "required": ["type", "title", "status", "detail"],
-            "additionalProperties": False,
-        },
-    }
 
 
 # -- the pieces -------------------------------------------------------------------------------------------------
@@ -436,7 +312,7 @@ def _operation(
         headers = {"Retry-After": {"schema": {"type": "integer"}}} if status in (503, 507) else {}
         responses[str(status)] = {
             "description": _DESCRIPTIONS[status],
-            "content": {MEDIA_TYPE: {"schema": _ref("Problem")}},
+            "content": {MEDIA_TYPE: {"schema": ref("Problem")}},
             **({"headers": headers} if headers else {}),
         }
     operation: Json = {"operationId": name, "summary": summary, "responses": responses}
@@ -447,28 +323,6 @@ def _operation(
     if body is not None:
         operation["requestBody"] = body
     return operation
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _object(properties: Json, *, required: Sequence[str] | None = None) -> Json:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties if required is None else required),
-        "additionalProperties": False,
-    }
-
-
-def _or_null(schema: Json) -> Json:
-    """CloudEvents JSON format §2.2: an attribute that is null is not set."""
-    return {"anyOf": [schema, {"type": "null"}]} if schema else schema
-
-
-def _integer() -> Json:
-    return {"type": "integer", "minimum": -INDEX_MAX, "maximum": INDEX_MAX}
 
 
 def _query(name: str, schema: Json, about: str, *, required: bool = False) -> Json:
@@ -492,7 +346,7 @@ def _attribute_filters(*names: str) -> list[Json]:
     return [
         _query(
             name,
-            {"type": "string", "pattern": f"^{_TEXT}{'*' if name == 'subject' else '+'}$"},
+            {"type": "string", "pattern": f"^{TEXT}{'*' if name == 'subject' else '+'}$"},
             about.get(name, f"Only entries with this {name}."),
         )
         for name in names
@@ -505,4 +359,4 @@ def _text(media_type: str) -> tuple[Json, Json]:
 
 def _consumer() -> tuple[Json, Json]:
     etag = {"ETag": {"schema": {"type": "string"}, "description": "What it is moved by."}}
-    return {"application/json": {"schema": _ref("Consumer")}}, etag
+    return {"application/json": {"schema": ref("Consumer")}}, etag

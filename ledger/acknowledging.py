@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from ledger.core.acknowledgement import LOCAL, AckPolicy
 from ledger.core.checkpoint import Checkpoint
@@ -25,18 +25,6 @@ from ledger.sources import Sources
 ACK_TIMEOUT_S: Final = 30.0
 ACK_TIMEOUT_S_MAX: Final = 3_600.0
 ROOTS_KEPT: Final = 4_096
-
-
-class Acknowledger(Protocol):
-    """Waits until recorded entries are at the sites that somebody demands."""
-
-    async def acknowledge(self, index: int, policies: Collection[AckPolicy], timeout_s: float) -> None:
-        """Return when every policy is met for the entries up to and with `index`, which are recorded.
-
-        Raises:
-            Unacknowledged: that was out of reach for `timeout_s`. The entries stay recorded; asking again is safe.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +129,11 @@ class Acknowledging:
         return policy.covered((one.role, one.size) for one in self._standings.values())
 
     async def acknowledge(self, index: int, policies: Collection[AckPolicy], timeout_s: float) -> None:
-        """As `Acknowledger.acknowledge`."""
+        """Return when every policy is met for the entries up to and with `index`, which are recorded.
+
+        Raises:
+            Unacknowledged: that was out of reach for `timeout_s`. The entries stay recorded; asking again is safe.
+        """
         end_s = asyncio.get_running_loop().time() + timeout_s
         for policy in set(policies) - {LOCAL}:
             level = self._levels.get(policy)

@@ -263,7 +263,7 @@ class Sequencer:
             if isinstance(error, Fenced | CompareFailed):
                 self._stop_for_good(following.calls, Fenced(error.what, hint=error.hint))
         except BaseException:
-            batch.calls += following.calls
+            batch.calls += following.calls  # for whoever answers them why: see `_run`
             raise
         return following
 

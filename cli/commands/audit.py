@@ -88,19 +88,14 @@ def audit(
     Nothing is written to what is audited, unless --record asks for it. Exit code 3 when a check failed.
     """
     session = session_of(context)
-    if site is not None and place is not None:
-        raise InvalidRequest("--site and --from are two places", hint="give one of them")
-    if place is None and (against or at_least is not None or origin is not None):
-        raise InvalidRequest("--against, --at-least and --origin are about a copy", hint="name it: --from PATH")
-    if place is not None and policy is None:
-        raise InvalidRequest("no trust policy is given", hint="give --policy FILE: who is believed")
-    if record_ and place is not None:
-        raise InvalidRequest(
-            "an audit of a place cannot be recorded: there is no ledger to record it in",
-            hint="leave out --record, or name the ledger and --site",
-        )
-    if not open_ and (recovery_key is not None or recovery_passphrase_file is not None):
-        raise InvalidRequest("a recovery key opens what is sealed", hint="add --open")
+    _check(
+        site=site is not None,
+        place=place is not None,
+        policy=policy is not None,
+        about_a_copy=bool(against) or at_least is not None or origin is not None,
+        record=record_,
+        recovery_without_open=not open_ and (recovery_key is not None or recovery_passphrase_file is not None),
+    )
     recovery = _recovery_key(session, recovery_key, recovery_passphrase_file) if open_ else None
     passphrase = session.passphrase() if record_ or (open_ and recovery is None) else None
     if record_:  # a wrong passphrase is found before the long work, not after
@@ -133,6 +128,25 @@ def audit(
     if not report.passed:
         names = ", ".join(check.name for check in report.failed)
         raise Tampered(f"the audit of {report.what} failed: {names}", hint="keep it as evidence, and use another copy")
+
+
+def _check(
+    *, site: bool, place: bool, policy: bool, about_a_copy: bool, record: bool, recovery_without_open: bool
+) -> None:
+    """Raises InvalidRequest: what is given does not go together."""
+    if site and place:
+        raise InvalidRequest("--site and --from are two places", hint="give one of them")
+    if about_a_copy and not place:
+        raise InvalidRequest("--against, --at-least and --origin are about a copy", hint="name it: --from PATH")
+    if place and not policy:
+        raise InvalidRequest("no trust policy is given", hint="give --policy FILE: who is believed")
+    if record and place:
+        raise InvalidRequest(
+            "an audit of a place cannot be recorded: there is no ledger to record it in",
+            hint="leave out --record, or name the ledger and --site",
+        )
+    if recovery_without_open:
+        raise InvalidRequest("a recovery key opens what is sealed", hint="add --open")
 
 
 def _recovery_key(session: Session, file: Path | None, passphrase_file: Path | None) -> RecoveryKey | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import render
 from cli.config import SQLITE
 from cli.session import run_async, session_of
+
+if TYPE_CHECKING:
+    from cli.create import Made
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -76,17 +79,24 @@ def init(
         store=store,
     )
     made = run_async(lambda: create_ledger(request, session.environment))
+    _show(made, sealed=sealed)
+
+
+def _show(made: Made, *, sealed: bool) -> None:
+    """What was made, and where its parts belong."""
     paths, settings = made.paths, made.settings
     render.say(f"{paths.root} is a ledger" + (" (an interrupted init was finished)" if made.finished_earlier else ""))
     render.say()
     key_directory = Path(settings.keys)
+    mode = "all but what is declared public" if sealed else "what is declared sealed or personal"
+    if made.finished_earlier:
+        mode = "as the interrupted init was told"
     where = {
         "origin": settings.origin,
         "verifier key": settings.vkey,
         "log key": str(paths.log_key),
         "entries": str(paths.store) if settings.store == SQLITE else settings.store,
-        "sealing": f"{'all but what is declared public' if sealed else 'what is declared sealed or personal'}; "
-        f"data keys are wrapped under {settings.kek}",
+        "sealing": f"{mode}; data keys are wrapped under {settings.kek}",
         **{f"site {site.name}": site.url for site in settings.sites},
         "keys": settings.keys,
     }

@@ -131,7 +131,7 @@ def add(
 
     request = Request(session.ledger, name, url, vkey, session.passphrase())
     witness = run_async(lambda: add_witness(request, session.environment))
-    render.say(f"witness {witness.name} is at {witness.url}; jinshi replicate and jinshi witness submit ask it")
+    render.say(f"witness {witness.name} is at {witness.url}; jinshi serve, replicate and witness submit ask it")
     render.say("trust.policy lists it: give the new one to every auditor")
 
 

@@ -133,11 +133,6 @@ async def rebuild_editions(reader: Reader, source: str, *, opener: Opener = CLEA
     return Rebuilt(count, erased)
 
 
-async def check_editions(reader: Reader, source: str, *, opener: Opener = CLEAR) -> int:
-    """How many editions of `source` are rebuilt to their digests. Raises as `rebuild_editions`."""
-    return (await rebuild_editions(reader, source, opener=opener)).editions
-
-
 async def registers(reader: Reader) -> list[str]:
     """Every source that has a sealed edition."""
     sources: dict[str, None] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -22,6 +22,29 @@ _ANNOUNCEMENTS_MAX: Final = 1_000
 _CHECKED_MAX: Final = 65_536
 _MISSING_MAX: Final = 1_000_000
 """Keys that are missing and may turn out to have been erased by an entry to come."""
+
+
+def about_keys(
+    start: int, entries: Sequence[bytes], origin: str
+) -> Iterator[tuple[int, bytes, Entry, Mapping[str, str]]]:
+    """Of verified entries those that name, announce or erase keys: index, bytes, entry, and what `origin` announces.
+
+    Raises:
+        Tampered: an entry that was signed for cannot be read.
+    """
+    for index, data in enumerate(entries, start):
+        if not any(mark in data for mark in _MARKS):  # told apart without being parsed
+            continue
+        try:
+            entry = decode_entry(data)
+            announced = announced_keys(entry.event, origin)
+        except Malformed as error:
+            raise Tampered(
+                f"entry {index} is about keys of {origin}, but is damaged: {error.what}",
+                key=f"entry {index}",
+                hint="the log was written by something else than jinshi; keep this copy as evidence",
+            ) from error
+        yield index, data, entry, announced
 
 
 class KeyringAudit:
@@ -43,18 +66,7 @@ class KeyringAudit:
 
     async def take(self, start: int, entries: Sequence[bytes]) -> None:
         """Look at verified entries, `start` being the index of the first. Raises Tampered."""
-        for index, data in enumerate(entries, start):
-            if not any(mark in data for mark in _MARKS):  # told apart without being parsed
-                continue
-            try:
-                entry = decode_entry(data)
-                found = announced_keys(entry.event, self._origin)
-            except Malformed as error:
-                raise Tampered(
-                    f"entry {index} announces keys of {self._origin}, but is damaged: {error.what}",
-                    key=f"entry {index}",
-                    hint="the log was written by something else than jinshi; keep this copy as evidence",
-                ) from error
+        for index, data, entry, found in about_keys(start, entries, self._origin):
             self._announced = {**found, **self._announced}
             await self._take(index, data, entry)
 

@@ -15,7 +15,8 @@ from ledger.core.entry import decode_entry
 from ledger.core.merkle import EMPTY_ROOT
 from ledger.core.note import parse_note, verify_site_note
 from ledger.errors import InvalidRequest, Malformed, MalformedNote, ObjectMissing, StoreUnavailable, Tampered, Untrusted
-from ledger.keyring import KEYRING, announced_keys
+from ledger.keyring import KEYRING
+from ledger.keyring.audit import about_keys
 from ledger.keyring.data import (
     BATCH_KEYS_MAX,
     delete_data_key,
@@ -24,7 +25,6 @@ from ledger.keyring.data import (
     wrap_context,
 )
 from ledger.keyring.erasures import ERASURE_TYPES, Erasures
-from ledger.keyring.logkey import ANNOUNCING
 from ledger.protocols import KeyEncryptionKey
 from ledger.store.base import ObjectStore, Stored
 from ledger.tasks import run_bounded
@@ -40,7 +40,6 @@ HEALING: Final = "healing/"
 CHECKED_MAX: Final = 65_536
 SUSPECTS_MAX: Final = 1_000_000
 PARALLEL: Final = 8
-_MARKS: Final = (b'"keyid":"', *(f'"type":"{type_}"'.encode() for type_ in (*ANNOUNCING, *ERASURE_TYPES)))
 _DIGITS: Final = 16
 
 KnownErased = Callable[[], Awaitable[Collection[str]]]
@@ -122,18 +121,7 @@ class KeyringScrub:
             Tampered: an entry that was signed for cannot be read.
         """
         named: dict[str, None] = {}
-        for index, data in enumerate(entries, start):
-            if not any(mark in data for mark in _MARKS):  # told apart without being parsed
-                continue
-            try:
-                entry = decode_entry(data)
-                announced = announced_keys(entry.event, self._origin)
-            except Malformed as error:
-                raise Tampered(
-                    f"entry {index} is signed for, and damaged: {error.what}",
-                    key=f"entry {index}",
-                    hint="the log was written by something else than jinshi; keep this copy as evidence",
-                ) from error
+        for index, data, entry, announced in about_keys(start, entries, self._origin):
             for keyid, digest in announced.items():
                 self._cycle.progress.announced.setdefault(keyid, digest)
             if entry.event.type in ERASURE_TYPES:
@@ -334,8 +322,8 @@ class KeyringScrub:
         return ""
 
     async def _take_erasures(self, start: int, entries: Sequence[bytes]) -> None:
-        for index, data in enumerate(entries, start):
-            if any(mark in data for mark in _MARKS) and decode_entry(data).event.type in ERASURE_TYPES:
+        for index, data, entry, _ in about_keys(start, entries, self._origin):
+            if entry.event.type in ERASURE_TYPES:
                 await self._erased.take(index, data)
 
 

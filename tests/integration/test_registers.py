@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.capture.exporter import check_editions, export_register, registers
+from ledger.capture.exporter import export_register, rebuild_editions, registers
 from ledger.capture.importer import Imported, Request, import_edition, recorded
 from ledger.core.entry import decode_entry
 from ledger.core.event import Event
@@ -88,7 +88,7 @@ async def test_every_edition_of_the_divisions_comes_out_byte_for_byte(ledger: Le
         assert await ledger.export(at) == data
     assert await ledger.export(None) == data
     assert await registers(ledger.reader) == [SOURCE]
-    assert await check_editions(ledger.reader, SOURCE) == len(EDITIONS) == 8
+    assert (await rebuild_editions(ledger.reader, SOURCE)).editions == len(EDITIONS) == 8
 
 
 async def test_what_the_editions_recorded_is_what_changed_between_the_files(ledger: Ledger) -> None:
@@ -292,7 +292,7 @@ async def test_an_export_that_is_not_what_was_sealed_is_tampering(ledger: Ledger
     with pytest.raises(Tampered, match="cannot be rebuilt"):
         await ledger.export("two")
     with pytest.raises(Tampered, match="cannot be rebuilt"):
-        await check_editions(ledger.reader, SOURCE)
+        await rebuild_editions(ledger.reader, SOURCE)
 
 
 async def test_questions_that_have_no_answer_are_refused(ledger: Ledger) -> None:
@@ -330,7 +330,7 @@ async def test_eight_editions_of_all_the_streets_of_china_come_out_byte_for_byte
     try:
         for name in names:
             await ledger.record((STREETS / name / "streets.csv").read_bytes(), name, source="urn:streets", key="code")
-        assert await check_editions(ledger.reader, "urn:streets") == 8
+        assert (await rebuild_editions(ledger.reader, "urn:streets")).editions == 8
         data = (STREETS / names[3] / "streets.csv").read_bytes()
         assert await ledger.export(names[3], source="urn:streets") == data
     finally:

@@ -24,19 +24,13 @@ from cli.config import (
     normal_store,
     read_settings,
 )
+from cli.files import os_errors, write_file
+from cli.places import open_place
 from cli.sealing import new_kek
 from cli.staging import Place, check_parent, refuse_existing, sync_tree
 from cli.stores import discard_store, forget_claim, make_store, settle_store
 from cli.system import SystemClock
-from cli.wiring import (
-    create_log_key,
-    create_mirror_key,
-    create_recovery_key,
-    load_log_key,
-    open_place,
-    os_errors,
-    write_file,
-)
+from cli.wiring import create_log_key, create_mirror_key, create_recovery_key, load_log_key
 from ledger.core.acts import CREATED, SITE_ADDED, acts_source
 from ledger.core.canonical import JsonValue
 from ledger.core.checkpoint import origin_prefix

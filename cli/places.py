@@ -27,7 +27,7 @@ def open_place(url: str, environment: Environment, *, create: bool = False, lock
     """
     place = parse_place(url)
     if isinstance(place, S3Place):
-        from ledger.store.s3 import S3Store  # boto3 takes long to import, and most sites are directories
+        from ledger.store.s3 import S3Store
 
         lock = (lambda key: lock_of(key.partition("/")[2], lock_days)) if lock_days else None
         return S3Store(_client(url, place, environment), place.bucket, place.prefix, lock=lock)
@@ -92,7 +92,7 @@ def _client(url: str, place: S3Place, environment: Environment) -> S3Client:
         raise InvalidRequest(
             f"no credentials for {url}", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the site"
         )
-    from ledger.store.s3 import make_client
+    from ledger.store.s3_client import make_client
 
     return make_client(
         endpoint_url=place.endpoint or environment.endpoint,

@@ -15,11 +15,12 @@ from cli.following import Following, Target, watch_sites
 from cli.handover import Taker, taking_over
 from cli.listening import Server, Serving, bound, log_fault, uvicorn_logs
 from cli.logs import get_logger
+from cli.places import open_place
 from cli.replicating import Keys
 from cli.scrub_rounds import scrub_rounds
 from cli.system import SystemClock
 from cli.tls import TlsFiles, actor_of_scope, fingerprint_of_scope, server_context
-from cli.wiring import OpenLedger, WritableLedger, open_for_writing, open_place
+from cli.wiring import OpenLedger, WritableLedger, open_for_writing
 from ledger.acknowledging import demanded
 from ledger.consumers import Consumers
 from ledger.core.checkpoint import OpenedCheckpoint

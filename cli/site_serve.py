@@ -9,9 +9,10 @@ from pathlib import Path
 from cli.credentials import with_credentials
 from cli.listening import log_fault
 from cli.logs import get_logger
+from cli.places import open_place
 from cli.roles import RoleRequest, hold_states, read_trusted_logs, serve_role
 from cli.system import SystemClock, nonce
-from cli.wiring import load_mirror_key, mirror_state, open_place
+from cli.wiring import load_mirror_key, mirror_state
 from ledger.core.checkpoint import origin_prefix
 from ledger.errors import InvalidRequest
 from ledger.protocols import Cosigner

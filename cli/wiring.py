@@ -8,18 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.config import Environment, LedgerPaths, LedgerSettings, SiteSettings, read_settings
-from cli.credentials import Use as Use
-from cli.credentials import reference_of, with_credentials
-from cli.files import os_errors as os_errors
-from cli.files import read_file as read_file
-from cli.files import write_file as write_file
-from cli.files import writing as writing
+from cli.credentials import Use, reference_of, with_credentials
+from cli.files import read_file
 from cli.logs import get_logger
-from cli.places import ClosedStore
-from cli.places import open_place as open_place
-from cli.places import probe_place as probe_place
+from cli.places import ClosedStore, open_place
 from cli.sealing import Passphrase, make_data_keys
-from cli.stores import create_store as create_store
 from cli.stores import open_store
 from cli.system import SystemClock, nonce
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint

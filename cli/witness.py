@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from cli.listening import log_fault
 from cli.logs import get_logger
+from cli.places import open_place
 from cli.roles import RoleRequest, hold_states, read_trusted_logs, serve_role
 from cli.system import SystemClock
-from cli.wiring import load_witness_key, open_place
+from cli.wiring import load_witness_key
 from replication.http.common import Face
 from replication.http.witness import WitnessFace, make_witness_app
 from replication.witness import Witness

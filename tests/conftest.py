@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from ledger.store.s3 import PAGE_KEYS_MAX, S3Store, make_client
+from ledger.store.s3 import PAGE_KEYS_MAX, S3Store
+from ledger.store.s3_client import make_client
 from tests.support.postgres import PostgresServer, machine_binaries, private_postgres
 from tests.support.servers import S3Server, SeaweedFS, private_seaweed, shared_seaweed
 

@@ -11,11 +11,14 @@ import typer
 
 from cli import render
 from cli.alarms import show_alarms
+from cli.credentials import Use
+from cli.files import os_errors
 from cli.progress import progress_bar
 from cli.recording import record
 from cli.session import Session, run_async, session_of
+from cli.stores import create_store
 from cli.system import SystemClock
-from cli.wiring import Use, create_store, load_log_key, open_ledger, os_errors, read_policy
+from cli.wiring import load_log_key, open_ledger, read_policy
 from ledger.errors import CheckFailed, Tampered
 from ledger.store.versions import EveryVersion
 from restore.drill.plan import DrillPlan

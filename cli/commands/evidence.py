@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from cli import render
+from cli.files import write_file
 from cli.session import Session, run_async, session_of
-from cli.wiring import OpenLedger, accepts, merged, open_ledger, write_file
+from cli.wiring import OpenLedger, accepts, merged, open_ledger
 from ledger.capture.describe import describe
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.core.entry import Entry, decode_entry

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from cli import render
+from cli.files import write_file
 from cli.session import Session, run_async, session_of
-from cli.wiring import accepts, merged, open_ledger, write_file
+from cli.wiring import accepts, merged, open_ledger
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.core.proof import EXTENSION, format_receipt
 from ledger.errors import InvalidRequest

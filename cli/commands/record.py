@@ -15,10 +15,10 @@ import typer
 
 from cli import render
 from cli.acknowledging import Ack, check_ack
+from cli.files import read_file
 from cli.handover import AcknowledgingRecorder, open_to_record
 from cli.progress import progress_bar
 from cli.session import Session, run_async, session_of
-from cli.wiring import read_file
 from ledger.acknowledging import ACK_TIMEOUT_S, ACK_TIMEOUT_S_MAX
 from ledger.capture.cloudevents import LINE_SIZE_MAX, Appended, append_lines
 from ledger.capture.importer import EDITION_SIZE_MAX, Imported, Request, import_edition

@@ -11,13 +11,13 @@ from cli.alarms import show_alarms
 from cli.commands import site_serve
 from cli.commands.status import show_sites, site_states
 from cli.config import LedgerPaths, read_settings
-from cli.credentials import check_reference
+from cli.credentials import Use, check_reference
 from cli.progress import progress_bar
 from cli.session import Session, run_async, session_of
 from cli.site_probe import CheckedPlace
 from cli.sites import Request, add_site
 from cli.system import SystemClock
-from cli.wiring import Use, open_ledger
+from cli.wiring import open_ledger
 from ledger.core.acknowledgement import ROLES
 from ledger.errors import InvalidRequest
 from replication.locks import extend_all

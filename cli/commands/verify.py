@@ -9,10 +9,12 @@ import typer
 
 from cli import render
 from cli.alarms import show_alarms
+from cli.credentials import Use
+from cli.files import read_file
 from cli.progress import progress_bar
 from cli.session import Session, run_async, session_of
 from cli.system import SystemClock
-from cli.wiring import Use, mirror_memory, open_ledger, read_file, read_newer_file, read_policy
+from cli.wiring import mirror_memory, open_ledger, read_newer_file, read_policy
 from ledger.auditor import Audited, audit_ledger
 from ledger.core.event import format_time
 from ledger.core.policy import Policy, Trusted, parse_policy

@@ -16,7 +16,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ledger.errors import CompareFailed, ImmutableConflict, ObjectMissing, StoreUnavailable
 from ledger.store.base import Stored, Tag, Version, VersionId, is_key, validate_key, validate_prefix
 from ledger.store.s3_client import CONNECTIONS_MAX, condition_failed, explain
-from ledger.store.s3_client import make_client as make_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

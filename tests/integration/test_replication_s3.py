@@ -11,7 +11,8 @@ from ledger.errors import CompareFailed, Fenced, StoreUnavailable, Tampered
 from ledger.keyring import KEYRING
 from ledger.store.base import Prefixed
 from ledger.store.memory import MemoryEntryStore
-from ledger.store.s3 import S3Store, make_client
+from ledger.store.s3 import S3Store
+from ledger.store.s3_client import make_client
 from replication.site import PENDING, SITE, read_pending
 from restore.fetch import verify_site
 from restore.rebuild.ledger import rebuild

@@ -13,7 +13,8 @@ import pytest
 
 from ledger.errors import CompareFailed, InvalidRequest, JinshiError, ObjectMissing, StoreUnavailable
 from ledger.store.base import ObjectStore
-from ledger.store.s3 import PAGE_KEYS_MAX, S3Store, make_client
+from ledger.store.s3 import PAGE_KEYS_MAX, S3Store
+from ledger.store.s3_client import make_client
 from tests.conftest import S3StoreFactory
 from tests.support.servers import S3Server, SeaweedFS, free_ports
 

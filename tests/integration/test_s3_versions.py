@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 
 from ledger.errors import ImmutableConflict, ObjectMissing
-from ledger.store.s3 import S3Store, make_client
+from ledger.store.s3 import S3Store
+from ledger.store.s3_client import make_client
 from tests.support.servers import S3Server
 
 if TYPE_CHECKING:

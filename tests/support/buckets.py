@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from botocore.exceptions import ClientError
 
-from ledger.store.s3 import make_client
+from ledger.store.s3_client import make_client
 from tests.support.servers import S3Server
 
 if TYPE_CHECKING:

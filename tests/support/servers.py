@@ -147,7 +147,7 @@ class SeaweedFS:
 
     def _becomes_ready(self) -> bool:
         """Wait until a signed PUT works; False when it ended or did not get there."""
-        from ledger.store.s3 import make_client  # here, because the keeper runs this file without the packages
+        from ledger.store.s3_client import make_client
 
         server = self.server
         client = make_client(

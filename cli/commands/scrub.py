@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def scrub(
     failed: list[tuple[str, JinshiError]] = []
     for name in run_async(lambda: _names(session, site)):
         try:
-            done = run_async(lambda name=name: _scrub(session, name, passphrase, wanted))  # type: ignore[misc]
+            done = run_async(partial(_scrub, session, name, passphrase, wanted))
         except JinshiError as error:
             failed.append((name, error))
             continue

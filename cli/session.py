@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -14,13 +14,15 @@ import typer
 from cli.config import Environment, read_passphrase
 from cli.logs import get_logger, logs_are_json
 from cli.progress import stderr
-from cli.render import one_line
+from cli.render import one_line, warn
 from ledger.errors import (
+    Fenced,
     InvalidRequest,
     JinshiError,
     Malformed,
     ObjectMissing,
     ProofInvalid,
+    SiteUnavailable,
     Tampered,
     Unacknowledged,
     Unavailable,
@@ -93,6 +95,21 @@ def session_of(context: typer.Context) -> Session:
 def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a command's asynchronous part."""
     return asyncio.run(work())
+
+
+def raise_worst(failed: Sequence[tuple[str, JinshiError]]) -> None:
+    """Say of every site (by name) what is wrong; the gravest error decides the exit code. Nothing when none failed."""
+    if not failed:
+        return
+    order = (ExitCode.TAMPERED, ExitCode.FAILED, ExitCode.USAGE, ExitCode.UNAVAILABLE)
+    (name, worst), *others = sorted(failed, key=lambda one: order.index(exit_code_of(one[1])))
+    for other, error in others:
+        warn(f"site {other}: {error}")
+    if exit_code_of(worst) is ExitCode.UNAVAILABLE and not isinstance(worst, Fenced):
+        raise SiteUnavailable(f"site {name}: {worst.what}", hint=worst.hint) from worst
+    if name not in worst.what:
+        worst.what = f"site {name}: {worst.what}"
+    raise worst
 
 
 NEXT_STEPS: tuple[tuple[type[JinshiError], str], ...] = (

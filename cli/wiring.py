@@ -143,6 +143,22 @@ class OpenLedger:
         policy = self.policy()
         return [one for one in await self.shown(beside=beside) if accepts(policy, one.opened)]
 
+    async def provable(self, index: int) -> tuple[OpenedCheckpoint, bool]:
+        """The best checkpoint to prove an entry against, and whether the ledger's own policy accepts it.
+
+        Raises:
+            InvalidRequest: nothing that is published covers it yet.
+        """
+        policy = self.policy()
+        shown = [one for one in merged([one.opened for one in await self.shown()]) if one.checkpoint.size > index]
+        accepted = [one for one in shown if accepts(policy, one)]
+        best = max(accepted, key=lambda one: one.checkpoint.size, default=None) or await self.reader.published()
+        if best.checkpoint.size <= index:
+            raise InvalidRequest(
+                f"entry {index} is not published yet ({best.checkpoint.size} are)", hint="run: jinshi replicate --once"
+            )
+        return best, accepts(policy, best)
+
 
 def accepts(policy: Policy, opened: OpenedCheckpoint) -> bool:
     """Whether the policy accepts a checkpoint, quorum and all."""

@@ -10,9 +10,8 @@ import typer
 from cli import render
 from cli.files import write_file
 from cli.session import Session, run_async, session_of
-from cli.wiring import OpenLedger, accepts, merged, open_ledger
+from cli.wiring import open_ledger
 from ledger.capture.describe import describe
-from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.core.entry import Entry, decode_entry
 from ledger.core.note import format_note
 from ledger.core.policy import format_policy
@@ -75,7 +74,7 @@ async def _evidence(session: Session, subject: str, source: str | None, open_: b
             raise InvalidRequest(
                 f"{subject!r} is a record of {', '.join(name for name, _ in found)}", hint="name one: --source URI"
             )
-        against, lacking = await _against(ledger, stored[-1].index)
+        against, accepted = await ledger.provable(stored[-1].index)
         entries = [
             Proven(one.entry, await ledger.reader.prove(one.index, against), _data(this) if open_ else None)
             for one, this in zip(stored, opened, strict=True)
@@ -83,20 +82,7 @@ async def _evidence(session: Session, subject: str, source: str | None, open_: b
         (where, name), note = found[0], format_note(against.note)
         history = "\n".join(_line(one, open_=open_) for one in opened) + "\n"
         policy = format_policy(ledger.policy())
-        return Evidence(ledger.origin, where, name, note, policy, history.encode("utf-8"), tuple(entries)), lacking
-
-
-async def _against(ledger: OpenLedger, index: int) -> tuple[OpenedCheckpoint, bool]:
-    """The checkpoint to prove against, and whether the ledger's policy does not accept it."""
-    policy = ledger.policy()
-    shown = [one for one in merged([one.opened for one in await ledger.shown()]) if one.checkpoint.size > index]
-    accepted = [one for one in shown if accepts(policy, one)]
-    against = max(accepted, key=lambda one: one.checkpoint.size, default=None) or await ledger.reader.published()
-    if against.checkpoint.size <= index:
-        raise InvalidRequest(
-            f"entry {index} is not published yet ({against.checkpoint.size} are)", hint="run: jinshi replicate --once"
-        )
-    return against, not accepts(policy, against)
+        return Evidence(ledger.origin, where, name, note, policy, history.encode("utf-8"), tuple(entries)), not accepted
 
 
 def _stored(one: StoredEntry) -> Entry:

@@ -10,10 +10,9 @@ import typer
 from cli import render
 from cli.files import write_file
 from cli.session import Session, run_async, session_of
-from cli.wiring import accepts, merged, open_ledger
+from cli.wiring import open_ledger
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.core.proof import EXTENSION, format_receipt
-from ledger.errors import InvalidRequest
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -51,18 +50,10 @@ async def _prove(session: Session, index: int, file: Path) -> tuple[OpenedCheckp
     """The checkpoint the receipt is against, and what it lacks in the eyes of the ledger's own policy ('': nothing)."""
     async with open_ledger(session.ledger, session.environment) as ledger:
         stored = await ledger.reader.entry(index)
-        policy = ledger.policy()
-        shown = [one for one in merged([one.opened for one in await ledger.shown()]) if one.checkpoint.size > index]
-        accepted = [one for one in shown if accepts(policy, one)]
-        against = max(accepted, key=lambda one: one.checkpoint.size, default=None) or await ledger.reader.published()
-        if against.checkpoint.size <= index:
-            raise InvalidRequest(
-                f"entry {index} is not published yet ({against.checkpoint.size} are)",
-                hint="run: jinshi replicate --once",
-            )
+        against, accepted = await ledger.provable(index)
         receipt = await ledger.reader.prove(index, against)
     write_file(file.with_name(file.name + ".entry"), stored.entry)
     write_file(file, format_receipt(receipt))
-    if accepts(policy, against):
+    if accepted:
         return against, ""
     return against, "no site has cosigned this entry yet: the trust policy does not accept the receipt"

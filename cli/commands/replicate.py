@@ -16,10 +16,10 @@ from cli.erasing import settle
 from cli.logs import get_logger
 from cli.progress import progress_bars
 from cli.replicating import Keys, Outcome, log_news, replicate_site
-from cli.session import ExitCode, Session, exit_code_of, run_async, session_of
+from cli.session import Session, raise_worst, run_async, session_of
 from cli.wiring import OpenLedger, load_log_key, open_for_writing, open_ledger
 from cli.witnesses import Asked, ask_all
-from ledger.errors import Fenced, InvalidRequest, LockHeld, MalformedNote, SiteUnavailable
+from ledger.errors import Fenced, InvalidRequest, LockHeld, MalformedNote
 from ledger.tasks import Report, run_bounded
 
 SITES_PARALLEL_MAX = 8
@@ -60,7 +60,7 @@ def replicate(
         for outcome in outcomes:
             if outcome.error is None:
                 render.say(f"site {outcome.site}: {render.count(outcome.size, 'entry')}, {_how_far(outcome)}")
-        _raise_worst(outcomes)
+        raise_worst([(one.site, one.error) for one in outcomes if one.error is not None])
         show_asked(asked)
         return
     run_async(lambda: _for_ever(session, site, every))
@@ -76,21 +76,6 @@ def _how_far(outcome: Outcome) -> str:
 def _is_mirrored(ledger: OpenLedger, site: str) -> bool:
     """Whether the key of a site's mirror is here, so that the mirror is run here."""
     return Path(ledger.settings.site(site).mirror_key).is_file()
-
-
-def _raise_worst(outcomes: list[Outcome]) -> None:
-    """Report every site that failed; the gravest error decides the exit code (tampering over unavailability)."""
-    failed = [(outcome.site, outcome.error) for outcome in outcomes if outcome.error is not None]
-    if not failed:
-        return
-    order = (ExitCode.TAMPERED, ExitCode.FAILED, ExitCode.USAGE, ExitCode.UNAVAILABLE)
-    failed.sort(key=lambda one: order.index(exit_code_of(one[1])))
-    for name, error in failed[1:]:
-        render.warn(f"site {name}: {error}")
-    name, worst = failed[0]
-    if exit_code_of(worst) is ExitCode.UNAVAILABLE and not isinstance(worst, Fenced):
-        raise SiteUnavailable(f"site {name}: {worst.what}", hint=worst.hint) from worst
-    raise worst
 
 
 async def _once(session: Session, only: list[str] | None, *, whole: bool) -> tuple[list[Outcome], list[Asked]]:

@@ -12,7 +12,7 @@ from cli import render
 from cli.config import LedgerPaths
 from cli.progress import progress_bar
 from cli.scrubbing import Scrubbed, Wanted, names_of, parse_rate, parse_time, recording, scrub_site
-from cli.session import ExitCode, Session, exit_code_of, run_async, session_of
+from cli.session import Session, raise_worst, run_async, session_of
 from cli.wiring import load_log_key, open_ledger, read_policy
 from ledger.errors import JinshiError, Tampered
 from replication.scrub import ScrubReport
@@ -71,7 +71,7 @@ def scrub(
             _show(done)
         if not done.report.whole:
             failed.append((name, _not_whole(done.report)))
-    _raise_worst(failed)
+    raise_worst(failed)
 
 
 async def _names(session: Session, site: str) -> list[str]:
@@ -91,19 +91,6 @@ def _not_whole(report: ScrubReport) -> Tampered:
         f"{render.count(left, 'object')} not as signed for",
         hint="see what is said of each; what was damaged is kept in the ledger's evidence directory",
     )
-
-
-def _raise_worst(failed: list[tuple[str, JinshiError]]) -> None:
-    """Say of every site what is wrong; the gravest error decides the exit code (tampering over unavailability)."""
-    if not failed:
-        return
-    order = (ExitCode.TAMPERED, ExitCode.FAILED, ExitCode.USAGE, ExitCode.UNAVAILABLE)
-    failed.sort(key=lambda one: order.index(exit_code_of(one[1])))
-    for name, error in failed[1:]:
-        render.warn(f"site {name}: {error}")
-    name, worst = failed[0]
-    worst.what = f"site {name}: {worst.what}"
-    raise worst
 
 
 def _show(done: Scrubbed) -> None:

@@ -13,7 +13,7 @@ from ledger.http.query import parameters
 from ledger.http.receive import header
 from ledger.http.service import service_of
 from ledger.keyring import KEYRING
-from ledger.store.base import validate_key
+from ledger.store.base import ObjectStore, validate_key
 
 FOREVER = "max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
@@ -44,9 +44,18 @@ async def get_key(request: Request) -> Response:
 async def _object(request: Request, key: str, media_type: str, caching: str) -> Response:
     parameters(request, ())
     try:
-        stored = await service_of(request).published.get(validate_key(key))
+        return await object_response(request, service_of(request).published, key, media_type, caching)
     except (ObjectMissing, InvalidRequest) as error:
         raise _missing(key) from error
+
+
+async def object_response(request: Request, objects: ObjectStore, key: str, media_type: str, caching: str) -> Response:
+    """An object as it is stored, or 304 where the caller has it already.
+
+    Raises:
+        ObjectMissing, InvalidRequest: it is not there, or `key` is none.
+    """
+    stored = await objects.get(validate_key(key))
     etag = f'"{stored.tag}"'
     headers = {"cache-control": caching, "etag": etag}
     if matches(header(request.scope["headers"], b"if-none-match"), etag):

@@ -26,8 +26,7 @@ from ledger.errors import (
 )
 from ledger.http.problems import Refused, problem, response_of
 from ledger.http.receive import header
-from ledger.http.tiles import ASK_AGAIN, BYTES, FOREVER, matches
-from ledger.store.base import validate_key
+from ledger.http.tiles import ASK_AGAIN, BYTES, FOREVER, object_response
 from replication.http.common import NO_STORE, TEXT, Face, add_checkpoint, chunks, face_of, make_role_app, refusal
 from replication.http.uploads import NothingPending, Upload, UploadMismatch, Uploads
 from replication.http.wire import (
@@ -101,14 +100,9 @@ class MirrorFace:
         if role is None:
             raise _missing(key)
         try:
-            stored = await role.objects.get(validate_key(key))
+            return await object_response(request, role.objects, key, media_type, caching)
         except (ObjectMissing, InvalidRequest) as error:
             raise _missing(key) from error
-        etag = f'"{stored.tag}"'
-        headers = {"cache-control": caching, "etag": etag}
-        if matches(header(request.scope["headers"], b"if-none-match"), etag):
-            return Response(None, 304, headers)
-        return Response(stored.data, 200, headers, media_type)
 
     # -- writing --
 

@@ -28,7 +28,8 @@ class SiteSettings:
     """One site of a ledger: where it is, who cosigns there, and where that key is kept.
 
     `credentials`, and those of its mirror and of readers where they have their own, say where they are (a reference of
-    cli/credentials.py; '': in AWS_ACCESS_KEY_ID). `lock_days`: for how long Object Lock keeps what is written; 0: none.
+    cli/wiring/credentials.py; '': in AWS_ACCESS_KEY_ID). `lock_days`: for how long Object Lock keeps what is
+    written; 0: none.
     """
 
     name: str

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from cli.config import Environment
-from cli.handover import Recorder, open_to_record
-from cli.wiring import OpenLedger, WritableLedger, accepts, merged
+from cli.serving.handover import Recorder, open_to_record
+from cli.wiring.ledgers import OpenLedger, WritableLedger, accepts, merged
 from ledger.core.event import Event
 from ledger.errors import Conflict, InvalidRequest, LockHeld, ObjectMissing, Unavailable
 from ledger.keyring.data import data_keyids, delete_data_key

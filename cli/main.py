@@ -16,9 +16,9 @@ import typer
 
 from cli import commands
 from cli.config import read_environment
-from cli.logs import LogFormat, choose_format, say_more
-from cli.progress import stderr
-from cli.render import one_line
+from cli.display.logs import LogFormat, choose_format, say_more
+from cli.display.progress import stderr
+from cli.display.render import one_line
 from cli.session import ExitCode, Session, exit_code_of, show_error
 from ledger.errors import DiskFull, InvalidRequest, JinshiError, StoreUnavailable, Unavailable
 from ledger.files import is_full

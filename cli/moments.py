@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cli.wiring import OpenLedger, read_newer_file
+from cli.wiring.ledgers import OpenLedger, read_newer_file
 from ledger.errors import InvalidRequest
 
 MOMENT = "INDEX|TIME|FILE"

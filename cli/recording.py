@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from cli.config import Environment
-from cli.handover import open_to_record
+from cli.serving.handover import open_to_record
 from ledger.core.event import Event
 from ledger.errors import LockHeld
 

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import typer
 
 from cli.config import Environment, read_passphrase
-from cli.logs import get_logger, logs_are_json
-from cli.progress import stderr
-from cli.render import one_line, warn
+from cli.display.logs import get_logger, logs_are_json
+from cli.display.progress import stderr
+from cli.display.render import one_line, warn
 from ledger.errors import (
     Fenced,
     InvalidRequest,

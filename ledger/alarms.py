@@ -1,6 +1,6 @@
 """Alarms: each is raised once and cleared once, and both are entries of the ledger; which ones stand is a fold of them.
 
-What is watched, and who is told, is the server's business (cli/alarming.py).
+What is watched, and who is told, is the server's business (cli/serving/alarming.py).
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from cli.config import Environment
 from cli.files import os_errors
-from cli.places import open_place
-from cli.sealing import Passphrase
 from cli.system import SystemClock
+from cli.wiring.places import open_place
+from cli.wiring.sealing import Passphrase
 from ledger.auditor import AuditReport, Check, ReplaySettings, replay
 from ledger.auditor.report import failed, not_run
 from ledger.auditor.scan import RANGE_ENTRIES

@@ -6,9 +6,9 @@ import base64
 from collections.abc import AsyncIterator
 
 from cli.auditing.common import Wanted
-from cli.sealing import make_kek
 from cli.system import SystemClock
-from cli.wiring import OpenLedger
+from cli.wiring.ledgers import OpenLedger
+from cli.wiring.sealing import make_kek
 from ledger.auditor import Check, Findings
 from ledger.auditor.report import not_run
 from ledger.capture.exporter import export_register, rebuild_editions, registers

@@ -8,7 +8,7 @@ from cli.auditing.common import Audit, Opening, Wanted
 from cli.auditing.content import check_content, check_keys, keys_of
 from cli.auditing.erasures import check_statements
 from cli.config import Environment
-from cli.wiring import OpenLedger, open_ledger
+from cli.wiring.ledgers import OpenLedger, open_ledger
 from ledger.auditor import AuditReport, Check, Findings, audit_rows
 from ledger.auditor.report import not_run, passed
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint

@@ -11,11 +11,11 @@ from cli.auditing.common import Audit, Opening, Wanted, scratch_folder
 from cli.auditing.content import OPENED, REGISTERS, Keys, check_content, check_keys, keys_of, recovered_keys
 from cli.auditing.erasures import check_statements
 from cli.config import Environment
-from cli.credentials import Use, reference_of, with_credentials
-from cli.recreate import Request, open_copy
-from cli.stores import create_store
+from cli.making.recreate import Request, open_copy
 from cli.system import SystemClock
-from cli.wiring import OpenLedger, mirror_memory, open_site, read_policy
+from cli.wiring.credentials import Use, reference_of, with_credentials
+from cli.wiring.ledgers import OpenLedger, mirror_memory, open_site, read_policy
+from cli.wiring.stores import create_store
 from ledger.auditor import AuditReport, Check
 from ledger.auditor.report import failed, not_run, passed
 from ledger.core.event import format_time

@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from cli import render
-from cli.alarms import show_alarms
 from cli.auditing import Place, Wanted, audit_directory, audit_place, audit_site
 from cli.config import LedgerPaths
+from cli.display import render
+from cli.display.progress import progress_bar
+from cli.display.report_html import report_html
 from cli.files import write_file
-from cli.progress import progress_bar
 from cli.recording import record
-from cli.report_html import report_html
 from cli.session import Session, run_async, session_of
-from cli.wiring import load_log_key, load_recovery_key, open_ledger, read_newer_file
+from cli.sites.alarms import show_alarms
+from cli.wiring.ledgers import load_log_key, load_recovery_key, open_ledger, read_newer_file
 from ledger.auditor import AuditReport, Outcome
 from ledger.errors import InvalidRequest, JinshiError, Tampered
 from ledger.keyring import RecoveryKey

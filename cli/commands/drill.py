@@ -9,16 +9,16 @@ from typing import Annotated
 
 import typer
 
-from cli import render
-from cli.alarms import show_alarms
-from cli.credentials import Use
+from cli.display import render
+from cli.display.progress import progress_bar
 from cli.files import os_errors
-from cli.progress import progress_bar
 from cli.recording import record
 from cli.session import Session, run_async, session_of
-from cli.stores import create_store
+from cli.sites.alarms import show_alarms
 from cli.system import SystemClock
-from cli.wiring import load_log_key, open_ledger, read_policy
+from cli.wiring.credentials import Use
+from cli.wiring.ledgers import load_log_key, open_ledger, read_policy
+from cli.wiring.stores import create_store
 from ledger.errors import CheckFailed, Tampered
 from ledger.store.versions import EveryVersion
 from restore.drill.plan import DrillPlan

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from cli import erasing, render
-from cli.handover import open_to_record
+from cli import erasing
+from cli.display import render
+from cli.serving.handover import open_to_record
 from cli.session import Session, run_async, session_of
-from cli.wiring import open_ledger
+from cli.wiring.ledgers import open_ledger
 from ledger.errors import InvalidRequest
 from ledger.keyring.erasures import PRIMARY, Erasure, Erasures, read_erasures
 

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from cli import render
 from cli.config import LedgerPaths, read_settings
-from cli.progress import progress_bar
+from cli.display import render
+from cli.display.progress import progress_bar
 from cli.session import Session, run_async, session_of
-from cli.wiring import OpenLedger, open_ledger, record_index
+from cli.wiring.ledgers import OpenLedger, open_ledger, record_index
 from ledger.errors import CheckFailed
 from ledger.index import catch_up, verify_index
 from ledger.store.positions import IndexDamaged, PositionIndex

@@ -1,4 +1,4 @@
-"""`jinshi init`: a new ledger with its keys and sites. How one is made is in cli/create.py."""
+"""`jinshi init`: a new ledger with its keys and sites. How one is made is in cli/making/create.py."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import render
 from cli.config import SQLITE
+from cli.display import render
 from cli.session import run_async, session_of
 
 if TYPE_CHECKING:
-    from cli.create import Made
+    from cli.making.create import Made
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -65,7 +65,7 @@ def init(
 
     Nothing is ever overwritten. An init that was interrupted is finished by running it again.
     """
-    from cli.create import Request, create_ledger
+    from cli.making.create import Request, create_ledger
 
     session = session_of(context)
     request = Request(

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cli import render
 from cli.config import LedgerPaths, read_settings
+from cli.display import render
+from cli.display.progress import progress_bar
 from cli.files import write_file
-from cli.progress import progress_bar
-from cli.sealing import KeysOfSource, Rotated, list_keys, make_kek, recover_keys, rotate, write_settings
 from cli.session import Session, run_async, session_of
-from cli.wiring import load_log_key, load_recovery_key, open_ledger
+from cli.wiring.ledgers import load_log_key, load_recovery_key, open_ledger
+from cli.wiring.sealing import KeysOfSource, Rotated, list_keys, make_kek, recover_keys, rotate, write_settings
 from ledger.errors import InvalidRequest
 from ledger.files import hold_lock
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from cli import render
+from cli.display import render
 from cli.files import write_file
 from cli.session import Session, run_async, session_of
-from cli.wiring import open_ledger
+from cli.wiring.ledgers import open_ledger
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.core.proof import EXTENSION, format_receipt
 

@@ -13,12 +13,12 @@ from typing import Annotated
 
 import typer
 
-from cli import render
+from cli.display import render
 from cli.files import write_file
 from cli.moments import AT_HELP, MOMENT, find_size, size_at
-from cli.sealing import Passphrase
 from cli.session import Session, run_async, session_of
-from cli.wiring import OpenLedger, open_ledger
+from cli.wiring.ledgers import OpenLedger, open_ledger
+from cli.wiring.sealing import Passphrase
 from ledger.capture.describe import Change, Description, describe
 from ledger.capture.exporter import Exported, export_register
 from ledger.core.canonical import JsonValue, is_canonical, parse_json

@@ -13,12 +13,12 @@ from typing import Annotated
 
 import typer
 
-from cli import render
-from cli.acknowledging import Ack, check_ack
+from cli.display import render
+from cli.display.progress import progress_bar
 from cli.files import read_file
-from cli.handover import AcknowledgingRecorder, open_to_record
-from cli.progress import progress_bar
+from cli.serving.handover import AcknowledgingRecorder, open_to_record
 from cli.session import Session, run_async, session_of
+from cli.sites.acknowledging import Ack, check_ack
 from ledger.acknowledging import ACK_TIMEOUT_S, ACK_TIMEOUT_S_MAX
 from ledger.capture.cloudevents import LINE_SIZE_MAX, Appended, append_lines
 from ledger.capture.importer import EDITION_SIZE_MAX, Imported, Request, import_edition

@@ -9,16 +9,16 @@ from typing import Annotated
 
 import typer
 
-from cli import render
 from cli.commands.witness import show_asked
 from cli.config import LedgerPaths, read_settings
+from cli.display import render
+from cli.display.logs import get_logger
+from cli.display.progress import progress_bars
 from cli.erasing import settle
-from cli.logs import get_logger
-from cli.progress import progress_bars
-from cli.replicating import Keys, Outcome, log_news, replicate_site
 from cli.session import Session, raise_worst, run_async, session_of
-from cli.wiring import OpenLedger, load_log_key, open_for_writing, open_ledger
-from cli.witnesses import Asked, ask_all
+from cli.sites.rounds import Keys, Outcome, log_news, replicate_site
+from cli.sites.witnesses import Asked, ask_all
+from cli.wiring.ledgers import OpenLedger, load_log_key, open_for_writing, open_ledger
 from ledger.errors import Fenced, InvalidRequest, LockHeld, MalformedNote
 from ledger.tasks import Report, run_bounded
 

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from cli import render
-from cli.alarms import show_alarms
 from cli.config import SQLITE, Environment, LedgerPaths, read_settings
-from cli.credentials import Use, reference_of, with_credentials
-from cli.predecessor import record_predecessor
-from cli.progress import progress_bar
-from cli.recreate import Request, Restored, restore_ledger
+from cli.display import render
+from cli.display.progress import progress_bar
+from cli.making.predecessor import record_predecessor
+from cli.making.recreate import Request, Restored, restore_ledger
 from cli.session import Session, run_async, session_of
-from cli.wiring import read_newer_file
+from cli.sites.alarms import show_alarms
+from cli.wiring.credentials import Use, reference_of, with_credentials
+from cli.wiring.ledgers import read_newer_file
 from ledger.errors import InvalidRequest
 
 LEDGER_EXAMPLES = """[bold]Examples[/]

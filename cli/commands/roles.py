@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from cli import render
+from cli.display import render
 from ledger.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from cli.tls import TlsFiles
+    from cli.serving.tls import TlsFiles
 
 TrustOption: TypeAlias = Annotated[
     list[Path],
@@ -29,7 +29,7 @@ ClientCa: TypeAlias = Annotated[
 
 def tls_files(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
     """All three of them, or none. Raises InvalidRequest."""
-    from cli.tls import TlsFiles
+    from cli.serving.tls import TlsFiles
 
     if certificate is not None and key is not None and client_ca is not None:
         return TlsFiles(certificate, key, client_ca)

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from cli import render
 from cli.config import LedgerPaths
-from cli.progress import progress_bar
-from cli.scrubbing import Scrubbed, Wanted, names_of, parse_rate, parse_time, recording, scrub_site
+from cli.display import render
+from cli.display.progress import progress_bar
 from cli.session import Session, raise_worst, run_async, session_of
-from cli.wiring import load_log_key, open_ledger, read_policy
+from cli.sites.scrubbing import Scrubbed, Wanted, names_of, parse_rate, parse_time, recording, scrub_site
+from cli.wiring.ledgers import load_log_key, open_ledger, read_policy
 from ledger.errors import JinshiError, Tampered
 from replication.scrub import ScrubReport
 

@@ -77,9 +77,9 @@ def serve(
     """
     session = session_of(context)
     # Imported here: the server's libraries take long, and every other command should start quickly.
-    from cli.alarming import AlarmSettings
-    from cli.scrubbing import parse_time
-    from cli.serve import ServeSettings, serve
+    from cli.serving.alarming import AlarmSettings
+    from cli.serving.server import ServeSettings, serve
+    from cli.sites.scrubbing import parse_time
     from ledger.http.limits import HttpLimits
 
     settings = ServeSettings(

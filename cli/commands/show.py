@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from cli import render
 from cli.commands.read import as_of, merged
+from cli.display import render
 from cli.moments import AT_HELP, MOMENT
 from cli.session import Session, run_async, session_of
-from cli.wiring import open_ledger
+from cli.wiring.ledgers import open_ledger
 from ledger.capture.state import RecordState, States
 from ledger.core.canonical import JsonValue, is_canonical, parse_json
 from ledger.core.encoding import encode_base64

@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
-from cli import render
-from cli.alarms import show_alarms
 from cli.commands import site_serve
 from cli.commands.status import show_sites, site_states
 from cli.config import LedgerPaths, read_settings
-from cli.credentials import Use, check_reference
-from cli.progress import progress_bar
+from cli.display import render
+from cli.display.progress import progress_bar
 from cli.session import Session, run_async, session_of
-from cli.site_probe import CheckedPlace
-from cli.sites import Request, add_site
+from cli.sites.adding import Request, add_site
+from cli.sites.alarms import show_alarms
+from cli.sites.probe import CheckedPlace
 from cli.system import SystemClock
-from cli.wiring import open_ledger
+from cli.wiring.credentials import Use, check_reference
+from cli.wiring.ledgers import open_ledger
 from ledger.core.acknowledgement import ROLES
 from ledger.errors import InvalidRequest
 from replication.locks import extend_all

@@ -55,8 +55,8 @@ def serve(
     the next run carries on. A mirror whose log signed two histories cosigns it no more, and says so.
     """
     session = session_of(context)
-    from cli.roles import Listening, RoleRequest
-    from cli.site_serve import SitePlace, serve_site
+    from cli.roles.process import Listening, RoleRequest
+    from cli.roles.site import SitePlace, serve_site
 
     request = RoleRequest(
         session.environment,

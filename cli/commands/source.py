@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from cli import render
 from cli.config import Environment, LedgerPaths, read_settings
+from cli.display import render
 from cli.files import write_file
-from cli.handover import open_to_record
-from cli.sealing import new_kek, write_settings
+from cli.serving.handover import open_to_record
 from cli.session import Session, run_async, session_of
-from cli.wiring import load_log_key, open_ledger
+from cli.wiring.ledgers import load_log_key, open_ledger
+from cli.wiring.sealing import new_kek, write_settings
 from ledger.core.acknowledgement import LOCAL, SAME_CITY_ROLE, AckPolicy, is_possible, parse_ack
 from ledger.core.event import fits_attribute
 from ledger.errors import InvalidRequest

@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from cli import render
-from cli.progress import stdout
+from cli.display import render
+from cli.display.progress import stdout
 from cli.session import Session, run_async, session_of
 from cli.system import SystemClock
-from cli.wiring import OpenLedger, mirror_memory, open_ledger
+from cli.wiring.ledgers import OpenLedger, mirror_memory, open_ledger
 from ledger.alarms import StandingAlarm, read_alarms
 from ledger.core.acknowledgement import LOCAL, AckPolicy, is_possible
 from ledger.core.entry import decode_entry

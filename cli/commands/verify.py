@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from cli import render
-from cli.alarms import show_alarms
-from cli.credentials import Use
+from cli.display import render
+from cli.display.progress import progress_bar
 from cli.files import read_file
-from cli.progress import progress_bar
 from cli.session import Session, run_async, session_of
+from cli.sites.alarms import show_alarms
 from cli.system import SystemClock
-from cli.wiring import mirror_memory, open_ledger, read_newer_file, read_policy
+from cli.wiring.credentials import Use
+from cli.wiring.ledgers import mirror_memory, open_ledger, read_newer_file, read_policy
 from ledger.auditor import Audited, audit_ledger
 from ledger.core.event import format_time
 from ledger.core.policy import Policy, Trusted, parse_policy

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import render
 from cli.commands.roles import ClientCa, TlsCert, TlsKey, TrustOption, run_server, say_ready, tls_files
+from cli.display import render
 from cli.files import write_file
 from cli.session import Session, run_async, session_of
-from cli.wiring import create_witness_key, open_ledger
+from cli.wiring.ledgers import create_witness_key, open_ledger
 from ledger.core.event import format_time
 from ledger.core.note import SignatureType, format_note
 from ledger.errors import InvalidRequest, MalformedNote
@@ -37,7 +37,7 @@ SUBMIT_EXAMPLES = """[bold]Examples[/]
 """
 
 if TYPE_CHECKING:
-    from cli.witnesses import Asked
+    from cli.sites.witnesses import Asked
 
 
 class Algorithm(StrEnum):
@@ -100,8 +100,8 @@ def serve(
     What it cosigned is durable before a signature leaves it. Its state must never be put back from an older copy.
     """
     session = session_of(context)
-    from cli.roles import Listening, RoleRequest
-    from cli.witness import serve_witness
+    from cli.roles.process import Listening, RoleRequest
+    from cli.roles.witness import serve_witness
 
     request = RoleRequest(
         session.environment,
@@ -127,7 +127,7 @@ def add(
     The quorum stays what it is: whoever wants the witness in it edits the policy.
     """
     session = session_of(context)
-    from cli.witnesses import Request, add_witness
+    from cli.sites.witnesses import Request, add_witness
 
     request = Request(session.ledger, name, url, vkey, session.passphrase())
     witness = run_async(lambda: add_witness(request, session.environment))
@@ -157,7 +157,7 @@ def submit(
 
 
 async def _submit_all(session: Session) -> None:
-    from cli.witnesses import ask_all
+    from cli.sites.witnesses import ask_all
 
     async with open_ledger(session.ledger, session.environment) as ledger:
         if not ledger.settings.witnesses:
@@ -178,8 +178,8 @@ def show_asked(asked: list[Asked]) -> None:
 
 
 async def _submit(session: Session, url: str, vkey: str, output: Path | None) -> None:
-    from cli.witness_client import WitnessAt, submit
-    from cli.witnesses import parse_witness_key
+    from cli.sites.witness_client import WitnessAt, submit
+    from cli.sites.witnesses import parse_witness_key
 
     key = parse_witness_key(vkey)
     async with open_ledger(session.ledger, session.environment) as ledger:

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cli.wiring import read_policy
+from cli.wiring.ledgers import read_policy
 from ledger.core.policy import Policy
 from ledger.core.proof import parse_receipt, verify_receipt
 from tests.support.cli import Jinshi

@@ -12,7 +12,7 @@ import pytest
 
 from cli.config import Environment, LedgerPaths, LedgerSettings, format_settings, read_settings
 from cli.files import write_file
-from cli.sealing import Rotated, make_kek, new_kek, rotate, write_settings
+from cli.wiring.sealing import Rotated, make_kek, new_kek, rotate, write_settings
 from ledger.core.encoding import encode_base64
 from ledger.errors import InvalidRequest, JinshiError, StoreUnavailable, Tampered
 from ledger.keyring import KEYRING

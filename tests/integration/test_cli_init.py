@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.create import Place
+from cli.making.create import Place
 from tests.support.cli import COMMAND, PASSPHRASE, Jinshi, contents, events, ledger_in
 
 
@@ -99,7 +99,7 @@ def test_an_init_killed_half_way_is_begun_anew(tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cli.create.sync_tree", interrupted)
+        patched.setattr("cli.making.create.sync_tree", interrupted)
         jinshi("init", tmp_path / "l", code=130)
     jinshi("init", tmp_path / "l")
     jinshi("replicate", "--once")

@@ -205,7 +205,10 @@ def test_an_interrupted_restore_is_finished_by_repeating_it(
         raise KeyboardInterrupt
 
     restore = ("restore", "ledger", *source, "--to", to)
-    for where in ("cli.recreate._succeed", "cli.recreate.Place.settle" if settled else "cli.recreate.settle_store"):
+    for where in (
+        "cli.making.recreate._succeed",
+        "cli.making.recreate.Place.settle" if settled else "cli.making.recreate.settle_store",
+    ):
         with monkeypatch.context() as patched:
             patched.setattr(where, interrupted)
             jinshi(*restore, "--store", place.url, code=130)
@@ -230,7 +233,7 @@ def test_what_another_restore_has_begun_is_left_alone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cli.recreate.sync_tree", interrupted)
+        patched.setattr("cli.making.recreate.sync_tree", interrupted)
         jinshi("restore", "ledger", *source, "--to", tmp_path / "one", *store, code=130)
     before = run_sql(place, f"SELECT count(*) FROM {place.schema}.entry")
     for command in (("restore", "ledger", *source, "--to", tmp_path / "two"), ("init", tmp_path / "three")):
@@ -268,10 +271,10 @@ def test_init_never_uses_a_schema_that_holds_something(tmp_path: Path, postgres:
 
 
 STEPS: dict[str, str] = {
-    "with an empty schema": "cli.create.create_log_key",
-    "with its first entries": "cli.create.sync_tree",
-    "complete, but not settled": "cli.create.settle_store",
-    "settled": "cli.create.Place.settle",
+    "with an empty schema": "cli.making.create.create_log_key",
+    "with its first entries": "cli.making.create.sync_tree",
+    "complete, but not settled": "cli.making.create.settle_store",
+    "settled": "cli.making.create.Place.settle",
 }
 
 
@@ -309,7 +312,7 @@ def test_an_init_that_starts_over_somewhere_else_drops_only_what_it_had_begun(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cli.create.sync_tree", interrupted)
+        patched.setattr("cli.making.create.sync_tree", interrupted)
         jinshi("init", tmp_path / "l", "--store", place.url, code=130)
     run_sql(place, f"CREATE TABLE {place.schema}.mine AS SELECT 1 AS precious")
     jinshi("init", tmp_path / "l", "--store", other.url, "--no-sites")
@@ -327,7 +330,7 @@ def test_a_settled_ledger_is_dropped_by_nobody(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cli.create.settle_store", interrupted)
+        patched.setattr("cli.making.create.settle_store", interrupted)
         jinshi("init", tmp_path / "l", "--store", place.url, code=130)
     (staged,) = tmp_path.glob(".l.*")
     (tmp_path / ".m.jinshi-init").mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.staging import Place
+from cli.making.staging import Place
 from ledger.core.checkpoint import origin_prefix
 from tests.support.cli import DIVISIONS, EDITIONS, SOURCE, Jinshi, contents, events, import_areas, ledger_in
 
@@ -165,10 +165,10 @@ def test_an_interrupted_restore_is_finished_by_repeating_it(lost: Jinshi, monkey
 
     with monkeypatch.context() as patched:
         patched.setattr("restore.rebuild.ledger.COMMIT_ENTRIES", 100)
-        patched.setattr("cli.recreate.sync_tree", interrupted)
+        patched.setattr("cli.making.recreate.sync_tree", interrupted)
         lost("restore", "ledger", *options(lost), code=130)
     with monkeypatch.context() as patched:  # it has recorded whom it succeeds, and why: that stands
-        patched.setattr("cli.recreate.sync_tree", interrupted)
+        patched.setattr("cli.making.recreate.sync_tree", interrupted)
         lost("restore", "ledger", *options(lost), "--reason", "another", code=130)
     with monkeypatch.context() as patched:
         patched.setattr(Place, "settle", interrupted)

@@ -23,9 +23,9 @@ from eventsourcing.persistence import (
 )
 from eventsourcing.utils import Environment
 
-import cli.custody
+import cli.wiring.custody
 from cli.config import LedgerPaths, read_settings
-from cli.wiring import load_log_key
+from cli.wiring.ledgers import load_log_key
 from ledger.core.checkpoint import origin_prefix, parse_checkpoint
 from ledger.errors import InvalidRequest
 from ledger.persistence import AggregateErasedError, LedgerFactory, LedgerProcessRecorder, save, share_ledger
@@ -216,7 +216,7 @@ def test_keys_are_derived_once_however_many_recorders_there_are(place: Place, mo
 
 def test_secrets_are_in_no_repr(place: Place) -> None:
     env = place.env(BAO_TOKEN="s.secret-token")
-    custody = cli.custody.open_custody(place.root, env)
+    custody = cli.wiring.custody.open_custody(place.root, env)
     keys = custody.data_keys(DirectoryStore(place.root / "published"))
     factory = InfrastructureFactory.construct(Environment("Boxes", env))
     shown = [repr(one) for one in (custody, custody.signer(), keys, factory, factory.application_recorder())]
@@ -229,9 +229,9 @@ def test_secrets_are_in_no_repr(place: Place) -> None:
 
 def test_the_default_custody_is_what_the_distribution_registers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     (registered,) = entry_points(group=GROUP)
-    assert registered.load() is cli.custody.open_custody
+    assert registered.load() is cli.wiring.custody.open_custody
     env = Environment("", place.env())
-    assert isinstance(find_custody(env, place.root)(), cli.custody.LedgerCustody)
+    assert isinstance(find_custody(env, place.root)(), cli.wiring.custody.LedgerCustody)
     monkeypatch.setattr("ledger.persistence.custody.entry_points", lambda **_: ())
     assert isinstance(find_custody(env, place.root)(), NoCustody)
     with pytest.raises(ProgrammingError, match="holds no data keys"), Boxes(env=env) as app:

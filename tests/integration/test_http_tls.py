@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cli.tls import TlsFiles, actor_of_scope, server_context
+from cli.serving.tls import TlsFiles, actor_of_scope, server_context
 from ledger.core.entry import decode_entry
 from ledger.errors import InvalidRequest
 from ledger.http.receive import STRUCTURED

@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from cli.config import Environment
-from cli.listening import bound
+from cli.serving.listening import bound
 from cli.system import SystemClock
-from cli.wiring import load_mirror_key, open_ledger
+from cli.wiring.ledgers import load_mirror_key, open_ledger
 from ledger.core.entry import decode_entry
 from ledger.core.note import parse_note
 from ledger.core.proof import parse_receipt

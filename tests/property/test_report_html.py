@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.render import moment, one_line
-from cli.report_html import report_html
+from cli.display.render import moment, one_line
+from cli.display.report_html import report_html
 from ledger.auditor import AuditReport, Check, Finding, Outcome
 
 HOSTILE = "<script>alert('x')</script>\"'&<img src=x onerror=y>\x1b[2J\u202e]]>--><!--\0\ud800"

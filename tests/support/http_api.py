@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from cli.listening import Server, Serving, bound
-from cli.tls import TlsFiles, server_context
+from cli.serving.listening import Server, Serving, bound
+from cli.serving.tls import TlsFiles, server_context
 from ledger.acknowledging import Acknowledging
 from ledger.consumers import Consumers
 from ledger.core.checkpoint import OpenedCheckpoint

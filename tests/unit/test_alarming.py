@@ -11,8 +11,9 @@ from typing import cast
 
 import pytest
 
-from cli import webhook as webhook_module
-from cli.alarming import (
+from cli.config import Environment, LedgerPaths
+from cli.serving import webhook as webhook_module
+from cli.serving.alarming import (
     DAY_S,
     Alarming,
     AlarmSettings,
@@ -21,9 +22,8 @@ from cli.alarming import (
     disk_reading,
     site_readings,
 )
-from cli.config import Environment, LedgerPaths
-from cli.webhook import QUEUE_MAX, Webhook
-from cli.wiring import WritableLedger
+from cli.serving.webhook import QUEUE_MAX, Webhook
+from cli.wiring.ledgers import WritableLedger
 from ledger.acknowledging import Standing
 from ledger.alarms import AlarmKind, Key, Reading, changes, cleared_event, raised_event, read_alarms
 from ledger.core.acts import acts_source

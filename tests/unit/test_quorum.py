@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cli.following import Target
+from cli.serving.following import Target
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, parse_checkpoint
 from ledger.core.note import parse_note
 from ledger.core.policy import make_policy

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from cli import render
+from cli.display import render
 from ledger.core.entry import Entry
 from ledger.core.event import Event
 

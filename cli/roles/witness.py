@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from cli.listening import log_fault
-from cli.logs import get_logger
-from cli.places import open_place
-from cli.roles import RoleRequest, hold_states, read_trusted_logs, serve_role
+from cli.display.logs import get_logger
+from cli.roles.process import RoleRequest, hold_states, read_trusted_logs, serve_role
+from cli.serving.listening import log_fault
 from cli.system import SystemClock
-from cli.wiring import load_witness_key
+from cli.wiring.ledgers import load_witness_key
+from cli.wiring.places import open_place
 from replication.http.common import Face
 from replication.http.witness import WitnessFace, make_witness_app
 from replication.witness import Witness

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from cli.acknowledging import Ack, Writing
 from cli.config import Environment
-from cli.wiring import OpenLedger, open_for_writing, open_ledger
+from cli.sites.acknowledging import Ack, Writing
+from cli.wiring.ledgers import OpenLedger, open_for_writing, open_ledger
 from ledger import errors
 from ledger.acknowledging import ACK_TIMEOUT_S_MAX
 from ledger.capture.cloudevents import Appender

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.logs import get_logger
-from cli.wiring import OpenLedger, load_mirror_key
+from cli.display.logs import get_logger
+from cli.wiring.ledgers import OpenLedger, load_mirror_key
 from ledger.core.checkpoint import Checkpoint
 from ledger.errors import JinshiError
 from ledger.protocols import Cosigner

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp
 
 from cli.config import Environment
 from cli.files import os_errors, read_file
-from cli.listening import Server, Serving, bound, uvicorn_logs
-from cli.tls import TlsFiles, server_context
+from cli.serving.listening import Server, Serving, bound, uvicorn_logs
+from cli.serving.tls import TlsFiles, server_context
 from ledger.core.note import SignatureType, VerifierKey, parse_vkey
 from ledger.core.policy import parse_policy
 from ledger.errors import InvalidRequest, MalformedNote, MalformedPolicy

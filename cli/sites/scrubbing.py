@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cli.display.logs import get_logger
 from cli.files import os_errors
-from cli.logs import get_logger
-from cli.places import open_place
 from cli.recording import record
-from cli.sealing import make_kek
 from cli.system import SystemClock
-from cli.wiring import OpenLedger, mirror_memory
+from cli.wiring.ledgers import OpenLedger, mirror_memory
+from cli.wiring.places import open_place
+from cli.wiring.sealing import make_kek
 from ledger.core.event import Event, format_time
 from ledger.core.policy import Policy
 from ledger.errors import InvalidRequest, LockHeld

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.config import Environment, LedgerPaths, read_environment, read_passphrase, read_settings
-from cli.sealing import make_kek
 from cli.system import SystemClock
-from cli.wiring import load_log_key
+from cli.wiring.ledgers import load_log_key
+from cli.wiring.sealing import make_kek
 from ledger.errors import InvalidRequest, Unavailable
 from ledger.keyring.data import DataKeys
 from ledger.protocols import KeyEncryptionKey, Signer

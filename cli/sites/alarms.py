@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cli import render
-from cli.logs import get_logger, logs_are_json
+from cli.display import render
+from cli.display.logs import get_logger, logs_are_json
 from ledger.store.versions import Alarms
 
 SHOWN_MAX = 20

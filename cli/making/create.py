@@ -2,8 +2,8 @@
 
 Each of the three directories (ledger, keys, sites) is built under a hidden name beside its place and renamed when all
 of them are complete, the ledger last. A schema of PostgreSQL has no hidden name: it is claimed before it is touched
-(cli/stores.py), so that an init that is run again drops what it had begun itself, and nothing else. Apart from Typer:
-what `jinshi init` asks and prints is in commands/init.py.
+(cli/wiring/stores.py), so that an init that is run again drops what it had begun itself, and nothing else. Apart from
+Typer: what `jinshi init` asks and prints is in commands/init.py.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from cli.config import (
     read_settings,
 )
 from cli.files import os_errors, write_file
-from cli.places import open_place
-from cli.sealing import new_kek
-from cli.staging import Place, check_parent, refuse_existing, sync_tree
-from cli.stores import discard_store, forget_claim, make_store, settle_store
+from cli.making.staging import Place, check_parent, refuse_existing, sync_tree
 from cli.system import SystemClock
-from cli.wiring import create_log_key, create_mirror_key, create_recovery_key, load_log_key
+from cli.wiring.ledgers import create_log_key, create_mirror_key, create_recovery_key, load_log_key
+from cli.wiring.places import open_place
+from cli.wiring.sealing import new_kek
+from cli.wiring.stores import discard_store, forget_claim, make_store, settle_store
 from ledger.core.acts import CREATED, SITE_ADDED, acts_source
 from ledger.core.canonical import JsonValue
 from ledger.core.checkpoint import origin_prefix

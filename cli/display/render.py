@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
-from cli.progress import stderr, stdout
+from cli.display.progress import stderr, stdout
 from ledger.core.entry import Entry
 from ledger.errors import Malformed
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from html import escape
 
-from cli.render import count, duration, moment, one_line
+from cli.display.render import count, duration, moment, one_line
 from ledger.auditor import AuditReport, Check, Outcome
 
 _STYLE = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cli.config import Environment
 from cli.files import os_errors, writing
-from cli.wiring import open_for_writing, open_ledger
+from cli.wiring.ledgers import open_for_writing, open_ledger
 from ledger.errors import InvalidRequest
 from restore.predecessor import Leftover, beyond, found_event, last_succession, leftover
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cli.config import Environment, LedgerPaths, LedgerSettings, format_settings
-from cli.staging import sync_directory
+from cli.making.staging import sync_directory
 from cli.system import SystemClock
 from ledger.core.sealing import KEY_SIZE
 from ledger.errors import InvalidRequest

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from cli.logs import get_logger
+from cli.display.logs import get_logger
 from ledger.core.event import Event
 from ledger.errors import InvalidRequest
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from cli.config import Environment
-from cli.places import open_place, probe_place
+from cli.wiring.places import open_place, probe_place
 from ledger.errors import CheckFailed, InvalidRequest, StoreUnavailable
 
 if TYPE_CHECKING:

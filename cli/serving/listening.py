@@ -16,8 +16,8 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from cli.logs import get_logger
-from cli.tls import GuardedProtocol
+from cli.display.logs import get_logger
+from cli.serving.tls import GuardedProtocol
 from ledger.errors import InvalidRequest, JinshiError, Unavailable
 
 GRACE_S = 20

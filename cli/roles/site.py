@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.credentials import with_credentials
-from cli.listening import log_fault
-from cli.logs import get_logger
-from cli.places import open_place
-from cli.roles import RoleRequest, hold_states, read_trusted_logs, serve_role
+from cli.display.logs import get_logger
+from cli.roles.process import RoleRequest, hold_states, read_trusted_logs, serve_role
+from cli.serving.listening import log_fault
 from cli.system import SystemClock, nonce
-from cli.wiring import load_mirror_key, mirror_state
+from cli.wiring.credentials import with_credentials
+from cli.wiring.ledgers import load_mirror_key, mirror_state
+from cli.wiring.places import open_place
 from ledger.core.checkpoint import origin_prefix
 from ledger.errors import InvalidRequest
 from ledger.protocols import Cosigner

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from cli.logs import get_logger
-from cli.scrubbing import Counted, Recording, Wanted, last_scrub, scrub_site
+from cli.display.logs import get_logger
+from cli.sites.scrubbing import Counted, Recording, Wanted, last_scrub, scrub_site
 from cli.system import SystemClock
-from cli.wiring import WritableLedger
+from cli.wiring.ledgers import WritableLedger
 from ledger.core.event import Event, event_time_us
 from ledger.errors import Fenced, JinshiError
 from replication.scrub import Finding

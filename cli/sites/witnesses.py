@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from cli.config import Environment, LedgerPaths, WitnessSettings, format_settings, read_settings
 from cli.files import os_errors, write_file
-from cli.staging import sync_directory
-from cli.wiring import OpenLedger, open_for_writing
-from cli.witness_client import WitnessAt, submit
+from cli.making.staging import sync_directory
+from cli.sites.witness_client import WitnessAt, submit
+from cli.wiring.ledgers import OpenLedger, open_for_writing
 from ledger.core.acts import WITNESS_ADDED, acts_source
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.core.event import Event

@@ -14,14 +14,14 @@ from cli.config import (
     parse_place,
     read_settings,
 )
-from cli.create import policy_of, site_added
-from cli.credentials import with_credentials
 from cli.files import os_errors, write_file
-from cli.places import open_place
-from cli.site_probe import CheckedPlace, Wanted, check_place
-from cli.staging import sync_directory
+from cli.making.create import policy_of, site_added
+from cli.making.staging import sync_directory
+from cli.sites.probe import CheckedPlace, Wanted, check_place
 from cli.system import SystemClock
-from cli.wiring import create_mirror_key, load_mirror_key, open_for_writing
+from cli.wiring.credentials import with_credentials
+from cli.wiring.ledgers import create_mirror_key, load_mirror_key, open_for_writing
+from cli.wiring.places import open_place
 from ledger.core.checkpoint import origin_prefix
 from ledger.core.note import parse_vkey
 from ledger.errors import InvalidRequest

@@ -12,11 +12,11 @@ from typing import Final
 
 from cryptography import x509
 
-from cli.logs import get_logger
-from cli.render import duration
+from cli.display.logs import get_logger
+from cli.display.render import duration
+from cli.serving.webhook import Webhook
 from cli.system import SystemClock
-from cli.webhook import Webhook
-from cli.wiring import WritableLedger
+from cli.wiring.ledgers import WritableLedger
 from ledger.acknowledging import Standing
 from ledger.alarms import AlarmKind, Key, Reading, changes, cleared_event, raised_event, read_alarms
 from ledger.core.event import Event, format_time

@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.replicating import Keys, replicate_site
+from cli.sites.rounds import Keys, replicate_site
 from cli.system import SystemClock
-from cli.wiring import OpenLedger, WritableLedger, mirror_memory
+from cli.wiring.ledgers import OpenLedger, WritableLedger, mirror_memory
 from ledger.acknowledging import Acknowledging, check_asked, demanded
 from ledger.core.acknowledgement import AckPolicy
 from ledger.errors import JinshiError

@@ -1,4 +1,4 @@
-"""The composition root: drivers are built here (entry stores in cli/stores.py). What they do is in the rooms below."""
+"""The composition root of a ledger: its drivers are built here, its entry store in stores.py beside it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.config import Environment, LedgerPaths, LedgerSettings, SiteSettings, read_settings
-from cli.credentials import Use, reference_of, with_credentials
+from cli.display.logs import get_logger
 from cli.files import read_file
-from cli.logs import get_logger
-from cli.places import ClosedStore, open_place
-from cli.sealing import Passphrase, make_data_keys
-from cli.stores import open_store
 from cli.system import SystemClock, nonce
+from cli.wiring.credentials import Use, reference_of, with_credentials
+from cli.wiring.places import ClosedStore, open_place
+from cli.wiring.sealing import Passphrase, make_data_keys
+from cli.wiring.stores import open_store
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint
 from ledger.core.note import Note, NoteSignature, SignatureType, VerifierKey, format_note, parse_vkey
 from ledger.core.policy import Policy, parse_policy

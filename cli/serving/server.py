@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cli.acknowledging import Ack, acknowledging_of
-from cli.alarming import Alarming, AlarmSettings
 from cli.config import Environment
-from cli.following import Following, Target, watch_sites
-from cli.handover import Taker, taking_over
-from cli.listening import Server, Serving, bound, log_fault, uvicorn_logs
-from cli.logs import get_logger
-from cli.places import open_place
-from cli.replicating import Keys
-from cli.scrub_rounds import scrub_rounds
+from cli.display.logs import get_logger
+from cli.serving.alarming import Alarming, AlarmSettings
+from cli.serving.following import Following, Target, watch_sites
+from cli.serving.handover import Taker, taking_over
+from cli.serving.listening import Server, Serving, bound, log_fault, uvicorn_logs
+from cli.serving.scrub_rounds import scrub_rounds
+from cli.serving.tls import TlsFiles, actor_of_scope, fingerprint_of_scope, server_context
+from cli.sites.acknowledging import Ack, acknowledging_of
+from cli.sites.rounds import Keys
 from cli.system import SystemClock
-from cli.tls import TlsFiles, actor_of_scope, fingerprint_of_scope, server_context
-from cli.wiring import OpenLedger, WritableLedger, open_for_writing
+from cli.wiring.ledgers import OpenLedger, WritableLedger, open_for_writing
+from cli.wiring.places import open_place
 from ledger.acknowledging import demanded
 from ledger.consumers import Consumers
 from ledger.core.checkpoint import OpenedCheckpoint

@@ -19,15 +19,15 @@ from cli.config import (
     normal_store,
     read_settings,
 )
-from cli.create import policy_of
 from cli.files import os_errors, read_file, write_file
-from cli.places import open_place
-from cli.rekeying import Installed, install_keys
-from cli.sealing import OPENBAO, kek_file, make_kek, new_kek
-from cli.staging import Place, check_parent, refuse_existing, sync_tree
-from cli.stores import begun_store, forget_claim, make_store, settle_store
+from cli.making.create import policy_of
+from cli.making.rekeying import Installed, install_keys
+from cli.making.staging import Place, check_parent, refuse_existing, sync_tree
 from cli.system import SystemClock
-from cli.wiring import create_log_key, import_log_key, load_log_key, load_recovery_key, open_ledger, read_policy
+from cli.wiring.ledgers import create_log_key, import_log_key, load_log_key, load_recovery_key, open_ledger, read_policy
+from cli.wiring.places import open_place
+from cli.wiring.sealing import OPENBAO, kek_file, make_kek, new_kek
+from cli.wiring.stores import begun_store, forget_claim, make_store, settle_store
 from ledger.core.canonical import JsonValue
 from ledger.core.checkpoint import origin_prefix
 from ledger.core.entry import decode_entry

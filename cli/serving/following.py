@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from cli.config import WitnessSettings
+from cli.display.logs import get_logger
 from cli.erasing import settle_as_writer
-from cli.logs import get_logger
-from cli.replicating import Keys, Outcome, log_news
+from cli.sites.rounds import Keys, Outcome, log_news
+from cli.sites.witnesses import ask
 from cli.system import nonce
-from cli.wiring import OpenLedger, WritableLedger
-from cli.witnesses import ask
+from cli.wiring.ledgers import OpenLedger, WritableLedger
 from ledger.acknowledging import Acknowledging
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.errors import Fenced, JinshiError

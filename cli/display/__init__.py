@@ -1,0 +1,1 @@
+"""What people see: tables, progress, log lines, reports. What is shown is the commands' business."""

@@ -1,0 +1,1 @@
+"""What a command does with the sites of a ledger: adding, replicating, acknowledging, scrubbing, asking witnesses."""

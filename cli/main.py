@@ -20,6 +20,7 @@ from cli.display.logs import LogFormat, choose_format, say_more
 from cli.display.progress import stderr
 from cli.display.render import one_line
 from cli.session import ExitCode, Session, exit_code_of, show_error
+from cli.system import calm_collector
 from ledger.errors import DiskFull, InvalidRequest, JinshiError, StoreUnavailable, Unavailable
 from ledger.files import is_full
 
@@ -73,6 +74,7 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # LANG=C must not stop a Chinese name from being shown
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    calm_collector()
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()

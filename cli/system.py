@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 from datetime import UTC, datetime
 
@@ -17,3 +18,13 @@ class SystemClock:
 def nonce() -> str:
     """32 random hexadecimal digits."""
     return secrets.token_hex(16)
+
+
+def calm_collector() -> None:
+    """Look for reference cycles less often, in this whole process.
+
+    A ledger at work makes many small objects, hardly ever in cycles: looking through them at Python's default pace
+    takes a tenth of the time.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)

@@ -15,7 +15,8 @@ from typing import Any
 from ledger.core.event import event_time_us
 from ledger.core.quick import quick_entries, slow_entry
 from ledger.errors import MalformedEntry, Tampered
-from ledger.store.base import EntryStore, Head, Row, Selection, SignedCheckpoint, StoredEntry, StreamId
+from ledger.store.base import EntryStore, Selection, StoredEntry
+from ledger.store.forwarding import ForwardingEntryStore
 from ledger.store.positions import Attributes, IndexDamaged, IndexUnusable, PositionIndex
 from ledger.tasks import Report
 
@@ -25,7 +26,7 @@ CATCH_UP_ENTRIES_MAX = 20_000
 asked, and the next search carries on."""
 
 
-class IndexedEntryStore:
+class IndexedEntryStore(ForwardingEntryStore):
     """An `EntryStore` that passes everything on to `store`, but asks `index` first where entries are.
 
     `warn` is told, in one line, when the index was of no use. It is never the reason that a search fails.
@@ -34,7 +35,7 @@ class IndexedEntryStore:
     def __init__(
         self, store: EntryStore, index: PositionIndex, *, warn: Callable[[str], None] = lambda line: None
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._index = index
         self._warn = warn
         self._catching_up = asyncio.Lock()
@@ -92,45 +93,6 @@ class IndexedEntryStore:
         self._warn(f"{error.what}; it is thrown away, and built again as the ledger is searched")
         with suppress(IndexUnusable):
             await self._index.discard()
-
-    # -- everything else is the store's --
-
-    @property
-    def where(self) -> str:
-        return self._store.where
-
-    async def head(self) -> Head:
-        return await self._store.head()
-
-    async def claim(self) -> int:
-        return await self._store.claim()
-
-    async def commit(self, rows: Sequence[Row], *, expected_size: int, frontier: tuple[bytes, ...], epoch: int) -> None:
-        await self._store.commit(rows, expected_size=expected_size, frontier=frontier, epoch=epoch)
-
-    async def find_ids(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], StoredEntry]:
-        return await self._store.find_ids(keys)
-
-    async def stream_versions(self, streams: Sequence[StreamId]) -> Mapping[StreamId, int]:
-        return await self._store.stream_versions(streams)
-
-    async def read(self, start: int, limit: int) -> Sequence[StoredEntry]:
-        return await self._store.read(start, limit)
-
-    async def read_many(self, indexes: Sequence[int]) -> Sequence[StoredEntry]:
-        return await self._store.read_many(indexes)
-
-    async def rows(self, start: int, limit: int) -> Sequence[Row]:
-        return await self._store.rows(start, limit)
-
-    async def size_at(self, recordedtime_us: int) -> int:
-        return await self._store.size_at(recordedtime_us)
-
-    async def last_checkpoint(self, origin: str) -> SignedCheckpoint | None:
-        return await self._store.last_checkpoint(origin)
-
-    async def record_checkpoint(self, checkpoint: SignedCheckpoint, *, expected_size: int | None, epoch: int) -> None:
-        await self._store.record_checkpoint(checkpoint, expected_size=expected_size, epoch=epoch)
 
     async def close(self) -> None:
         try:

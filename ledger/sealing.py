@@ -123,7 +123,7 @@ class Sealer:
                 raise MalformedEvent(f"event {event.id!r} names a data key", hint="leave keyid out: the ledger sets it")
         modes = {source: self.sources.mode_of(source) for source in {event.source for event in events}}
         if set(modes.values()) <= {Mode.PUBLIC}:
-            return [Addressed(event, event) for event in events]
+            return list(map(Addressed, events, events))
         async with self._making:
             return await self._prepare(events, modes)
 

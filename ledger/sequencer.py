@@ -47,7 +47,7 @@ class SequencerLimits:
     pool_entries_max: int = 65_536
     pool_bytes_max: int = 256 * 2**20
     append_entries_max: int = 4_096
-    commit_entries_max: int = 1_024
+    commit_entries_max: int = 4_096
     streams_cached_max: int = 65_536
     retry_after_s: float = 0.5
 
@@ -220,7 +220,7 @@ class Sequencer:
 
     async def _prepare(self, events: Sequence[Event]) -> list[Addressed]:
         if self._sealer is None:
-            return [Addressed(event, event) for event in events]
+            return list(map(Addressed, events, events))
         return await self._sealer.prepare(events)
 
     # -- the writer's loop --
@@ -350,7 +350,7 @@ class Sequencer:
         """A batch staged with everything about it looked up: on its own, while nothing else is being committed."""
         calls = [call for call in batch.calls if not call.done.done()]
         self._head = head = await self._store.head()
-        streams = {stream_of(one.event) for call in calls for one in call.events}
+        streams = {stream for call in calls for stream in call.streams()}
         self._versions.update(await self._store.stream_versions(list(streams)))
         staging = self._staging(head, await self._find(calls))
         for call in calls:
@@ -409,8 +409,7 @@ class Sequencer:
         for call in calls:
             # Of a stream at version n > 0 none may be guessed: an entry after a gap would not collide with any.
             if call.expected_version or (call.expected_version is None and not guessing):
-                streams = {stream_of(one.event) for one in call.events}
-                unknown.update(stream for stream in streams if stream not in self._versions)
+                unknown.update(stream for stream in call.streams() if stream not in self._versions)
         if unknown:
             found = await self._store.stream_versions(list(unknown))
             self._new_in_a_row = 0 if any(found.values()) else self._new_in_a_row + len(unknown)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from ledger.core.entry import Entry, encode_event, same_event
@@ -20,6 +21,8 @@ from ledger.store.base import Row, StoredEntry, StreamId
 
 SLICE_EVENTS: Final = 64
 """Staging so many takes about as long as a round trip to the store."""
+
+_SOURCE_AND_SUBJECT = attrgetter("event.source", "event.subject")
 
 EventKey = tuple[str, str]
 """(source, id): what idempotency goes by."""
@@ -48,6 +51,10 @@ class Call:
     expected_version: int | None
     done: asyncio.Future[list[Recorded]]
     size: int
+
+    def streams(self) -> set[StreamId]:
+        """Those its events belong to."""
+        return {StreamId(source, subject or "") for source, subject in set(map(_SOURCE_AND_SUBJECT, self.events))}
 
 
 class Known(NamedTuple):
@@ -143,6 +150,7 @@ class Staging:
         placed: dict[EventKey, tuple[Event, Recorded]] | None = {} if len(set(call.keys)) < len(call.keys) else None
         index, known, seal, actor = self.base + len(self.rows), self._known, self._seal, call.actor
         recordedtime, recordedtime_us = self._recordedtime, self.recordedtime_us
+        stream = StreamId("", "")
         for number, (one, key) in enumerate(zip(call.events, call.keys, strict=True), 1):
             if not number % SLICE_EVENTS:
                 yield
@@ -153,7 +161,8 @@ class Staging:
             if placed and (twin := placed.get(key)) is not None:
                 answer.append(self._twin(twin, one, actor))
                 continue
-            stream = StreamId(event.source, event.subject or "")
+            if event.source != stream.source or (event.subject or "") != stream.subject:  # most often it is the same
+                stream = StreamId(event.source, event.subject or "")
             version = versions.get(stream)
             if version is None:
                 version = self._version(stream)

@@ -32,6 +32,7 @@ from ledger.store.base import EntryStore, Prefixed
 from ledger.store.directory import DirectoryStore
 from ledger.store.ownership import check_ownership, check_signed
 from ledger.store.postgres import PostgresEntryStore, PostgresPlace
+from ledger.store.recent import RecentEntryStore
 from ledger.store.sqlite import SqliteEntryStore
 
 T = TypeVar("T")
@@ -188,7 +189,7 @@ class Runtime:
         with hold_lock(place.lock) as self.lock_descriptor:
             custody = open_custody()
             signer = _checked(custody.signer(), place)
-            store = await _open_store(place)
+            store = RecentEntryStore(await _open_store(place))
             try:
                 if signer is not None and isinstance(place.store, PostgresPlace):
                     # Named by an URL, it may be another ledger's: nothing there is signed as this one's.

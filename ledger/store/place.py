@@ -98,6 +98,7 @@ def parse_postgres(url: str, password: str | None) -> PostgresPlace:
         port = parts.port or POSTGRES_PORT
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         secret = parts.password is not None
+        url.encode()  # bytes of a command line that are no UTF-8 are lone surrogates here, and no name of anything
     except ValueError as error:
         raise InvalidRequest("the URL of the ledger's store cannot be read", hint=_HINT) from error
     if secret or any(name in ("password", "sslpassword") for name, _ in pairs):

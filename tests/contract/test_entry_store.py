@@ -25,11 +25,12 @@ from ledger.store.faulty import FaultyEntryStore, Outcome
 from ledger.store.index_sqlite import SqlitePositionIndex
 from ledger.store.memory import MemoryEntryStore
 from ledger.store.postgres import PostgresEntryStore
+from ledger.store.recent import RecentEntryStore
 from ledger.store.sqlite import SqliteEntryStore
 from tests.contract.writer import batch_of
 from tests.support.rows import TIME_US, Log, make_row, random_rows
 
-IMPLEMENTATIONS = ("memory", "sqlite", "postgres", "machine_postgres")
+IMPLEMENTATIONS = ("memory", "recent", "sqlite", "postgres", "machine_postgres")
 DURABLE = ("sqlite", "postgres", "machine_postgres")
 ROOT = Path(__file__).parents[2]
 
@@ -57,6 +58,13 @@ async def opener_of(name: str, request: pytest.FixtureRequest) -> AsyncIterator[
                 return memory
 
             opener = Opener(reopen)
+        elif name == "recent":
+            behind = MemoryEntryStore()
+
+            async def in_front() -> EntryStore:
+                return RecentEntryStore(behind, kept_bytes_max=4_096)
+
+            opener = Opener(in_front)
         elif name.endswith("postgres"):
             place = request.getfixturevalue(name).place(f"contract_{uuid4().hex[:12]}")
             opener = Opener(

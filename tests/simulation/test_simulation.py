@@ -49,7 +49,7 @@ def test_the_runs_do_meet_what_they_are_made_for() -> None:
         signed += len(simulation.signer.texts)
     assert seen >= {"append", "publish", "follow", "mirror", "crash", "take", "zombie", "partition", "heal", "verify"}
     assert min(sizes) > 10
-    assert signed > 40
+    assert signed > 4 * len(sizes)
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

@@ -77,6 +77,7 @@ def test_only_what_stays_on_this_machine_goes_in_the_clear_unasked(url: str, tls
         ("postgresql://u@db/d#x", "neither sqlite"),
         ("postgresql:u:geheim@db/d", "names no"),
         ("postgresql://u@db:geheim/d", "cannot be read"),
+        ("postgresql://u@db/\udcbf", "cannot be read"),
         ("postgresql://u@db/d?passwd=geheim", "unknown 'passwd'"),
         ("postgresql://u@db/d?password=geheim", "set PGPASSWORD"),
         ("postgresql://u:@db/d", "set PGPASSWORD"),

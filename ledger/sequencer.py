@@ -8,9 +8,8 @@ is sealed, and with which keys, is sealing.py's business.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
 
@@ -23,9 +22,9 @@ from ledger.errors import (
     Fenced,
     InvalidRequest,
     JinshiError,
-    Pushback,
     StoreUnavailable,
 )
+from ledger.pool import Batch, Pool, SequencerLimits, refuse
 from ledger.protocols import Clock
 from ledger.sealing import Addressed, Opened, Sealer
 from ledger.staging import Call, EventKey, Known, Recorded, Staging, Unsure, row_of, stream_of
@@ -35,21 +34,6 @@ __all__ = ["CommitSignal", "Recorded", "Sequencer", "SequencerLimits", "row_of",
 
 NEW_STREAMS_IN_A_ROW: Final = 64
 """After so many unknown streams that all turned out to be new, the next ones are taken for new without a look."""
-
-
-@dataclass(frozen=True, slots=True)
-class SequencerLimits:
-    """Bounds of one sequencer. `append_entries_max` bounds a call, `commit_entries_max` one transaction.
-
-    The pool is bounded in entries and in bytes of their data; a call on its own always fits an empty pool.
-    """
-
-    pool_entries_max: int = 65_536
-    pool_bytes_max: int = 256 * 2**20
-    append_entries_max: int = 4_096
-    commit_entries_max: int = 4_096
-    streams_cached_max: int = 65_536
-    retry_after_s: float = 0.5
 
 
 class CommitSignal:
@@ -81,29 +65,6 @@ class CommitSignal:
             self._waiters.discard(waiter)
 
 
-@dataclass(slots=True)
-class _Batch:
-    """The calls of one transaction. `staging` None: they are to be staged (again); `sure`: look everything up first."""
-
-    calls: list[Call] = field(default_factory=list)
-    keys: set[EventKey] = field(default_factory=set)
-    entries: int = 0
-    staged: int = 0
-    staging: Staging | None = None
-    sure: bool = False
-
-    def unstage(self, *, sure: bool = False) -> None:
-        """Stage anew: what it was staged on did not come about."""
-        self.staging, self.staged, self.sure = None, 0, self.sure or sure
-
-    def clear(self) -> None:
-        """Begin with nothing."""
-        self.calls.clear()
-        self.keys.clear()
-        self.entries, self.sure = 0, False
-        self.unstage()
-
-
 class Sequencer:
     """Appends events; use as an async context manager, one per ledger.
 
@@ -118,9 +79,7 @@ class Sequencer:
         self._clock = clock
         self._sealer = sealer
         self._limits = limits or SequencerLimits()
-        self._pool: deque[Call] = deque()
-        self._pool_entries = 0
-        self._pool_bytes = 0
+        self._pool = Pool(self._limits)
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -134,7 +93,7 @@ class Sequencer:
     @property
     def pool_entries(self) -> int:
         """How many events wait to be committed."""
-        return self._pool_entries
+        return self._pool.entries
 
     @property
     def failed(self) -> JinshiError | None:
@@ -182,33 +141,24 @@ class Sequencer:
         """
         if not events:
             return []
-        limits = self._limits
-        if len(events) > limits.append_entries_max:
-            raise InvalidRequest(
-                f"{len(events)} events in one append; the most is {limits.append_entries_max}", hint="append in parts"
-            )
+        most = self._limits.append_entries_max
+        if len(events) > most:
+            raise InvalidRequest(f"{len(events)} events in one append; the most is {most}", hint="append in parts")
         if expected_version is not None and len({stream_of(event) for event in events}) > 1:
             raise InvalidRequest("an expected version goes with the events of one stream only")
         self._check_open()
         size = sum(len(event.data or b"") for event in events)
-        if self._pool_entries and (
-            self._pool_entries + len(events) > limits.pool_entries_max
-            or self._pool_bytes + size > limits.pool_bytes_max
-        ):
-            raise Pushback(f"{self._pool_entries} events wait to be committed", retry_after_s=limits.retry_after_s)
-        self._pool_entries += len(events)
-        self._pool_bytes += size
+        self._pool.reserve(len(events), size)
         try:
             # Keys first: what an entry is sealed with is durable before the entry is.
             addressed = await self._prepare(events)
             self._check_open()  # preparing may have taken a while
         except BaseException:
-            self._pool_entries -= len(events)
-            self._pool_bytes -= size
+            self._pool.release(len(events), size)
             raise
         keys = [(one.event.source, one.event.id) for one in addressed]
         call = Call(addressed, keys, actor, expected_version, asyncio.get_running_loop().create_future(), size)
-        self._pool.append(call)
+        self._pool.add(call)
         self._wake.set()
         return await call.done
 
@@ -226,7 +176,7 @@ class Sequencer:
     # -- the writer's loop --
 
     async def _run(self) -> None:
-        batch = _Batch()
+        batch = Batch()
         try:
             while True:
                 self._wake.clear()
@@ -241,10 +191,10 @@ class Sequencer:
             self._stop_for_good(batch.calls, StoreUnavailable("the ledger's writer stopped", hint="open it again"))
             raise
 
-    async def _commit_and_stage(self, batch: _Batch) -> _Batch:
+    async def _commit_and_stage(self, batch: Batch) -> Batch:
         """Commit a batch; meanwhile stage the next one, which is returned."""
-        following = _Batch()
-        self._give_room(batch.calls)
+        following = Batch()
+        self._pool.release_all(batch.calls)
         try:
             staging = await self._commit_optimistically(batch, following)
             if staging is None:
@@ -259,7 +209,7 @@ class Sequencer:
         except JinshiError as error:
             self._forget()  # what is committed is read again: recovery is the normal path
             following.unstage()
-            _refuse(batch.calls, error)
+            refuse(batch.calls, error)
             if isinstance(error, Fenced | CompareFailed):
                 self._stop_for_good(following.calls, Fenced(error.what, hint=error.hint))
         except BaseException:
@@ -267,7 +217,7 @@ class Sequencer:
             raise
         return following
 
-    async def _commit_optimistically(self, batch: _Batch, following: _Batch) -> Staging | None:
+    async def _commit_optimistically(self, batch: Batch, following: Batch) -> Staging | None:
         """Commit a batch as it is staged; None: something it took for new was there already, and nothing is written."""
         if batch.staging is None:
             return None
@@ -288,9 +238,9 @@ class Sequencer:
             committing.cancel()
         return batch.staging
 
-    async def _fill(self, batch: _Batch) -> None:
+    async def _fill(self, batch: Batch) -> None:
         """Take calls from the pool, and stage what is not staged yet. An error is answered to the calls it concerns."""
-        self._take(batch)
+        self._pool.take(batch)
         if batch.staging is not None and batch.staging.abandoned:
             batch.unstage()
         if batch.staged == len(batch.calls) or batch.sure:
@@ -308,37 +258,14 @@ class Sequencer:
         except Unsure:
             batch.unstage(sure=True)
         except JinshiError as error:
-            _refuse(batch.calls, error)
-            self._give_room(batch.calls)
+            refuse(batch.calls, error)
+            self._pool.release_all(batch.calls)
             batch.clear()
-
-    def _take(self, batch: _Batch) -> None:
-        """As many calls as fit one transaction; two calls that share a key go into different ones."""
-        while self._pool:
-            call = self._pool[0]
-            if batch.calls and batch.entries + len(call.events) > self._limits.commit_entries_max:
-                break
-            if not batch.keys.isdisjoint(call.keys):
-                break
-            self._pool.popleft()
-            if call.done.done():
-                self._give_room([call])
-            else:
-                batch.calls.append(call)
-                batch.entries += len(call.events)
-                batch.keys.update(call.keys)
-
-    def _give_room(self, calls: Iterable[Call]) -> None:
-        """A call takes its room in the pool until its own transaction begins."""
-        for call in calls:
-            self._pool_entries -= len(call.events)
-            self._pool_bytes -= call.size
 
     def _stop_for_good(self, calls: Iterable[Call], error: JinshiError) -> None:
         self._failed = error
-        _refuse([*calls, *self._pool], error)
-        self._pool.clear()
-        self._pool_entries = self._pool_bytes = 0
+        refuse(calls, error)
+        self._pool.refuse_all(error)
 
     def _forget(self) -> None:
         self._head = None
@@ -346,7 +273,7 @@ class Sequencer:
 
     # -- one transaction --
 
-    async def _staged_surely(self, batch: _Batch) -> Staging:
+    async def _staged_surely(self, batch: Batch) -> Staging:
         """A batch staged with everything about it looked up: on its own, while nothing else is being committed."""
         calls = [call for call in batch.calls if not call.done.done()]
         self._head = head = await self._store.head()
@@ -427,9 +354,3 @@ async def _stage(staging: Staging, call: Call) -> None:
     """Stage a call, and let what is being committed go on in between. Raises Unsure."""
     for _ in staging.add(call):
         await asyncio.sleep(0)
-
-
-def _refuse(calls: Iterable[Call], error: JinshiError) -> None:
-    for call in calls:
-        if not call.done.done():
-            call.done.set_exception(error)

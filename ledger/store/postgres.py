@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 import asyncpg
 
 from ledger.core.merkle import HASH_SIZE
-from ledger.errors import CompareFailed, DuplicateKeys, Fenced, InvalidRequest, StoreUnavailable
+from ledger.errors import CompareFailed, DuplicateKeys, Fenced, StoreUnavailable
 from ledger.store.base import (
     Head,
     Row,
@@ -28,7 +28,8 @@ from ledger.store.base import (
     recordable,
 )
 from ledger.store.place import PostgresPlace as PostgresPlace
-from ledger.store.postgres_claim import claim, discard, is_claimed, lock_schema, settle
+from ledger.store.postgres_claim import discard, is_claimed, settle
+from ledger.store.postgres_schema import COLUMNS, migrate
 from ledger.store.postgres_server import CONNECT_TIMEOUT_S, FAILURES, check_server, connect, errors, make_tls
 
 if TYPE_CHECKING:
@@ -39,55 +40,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 1
 READERS_MAX: Final = 4
 ONE_STATEMENT_MAX: Final = 64
 """Up to so many rows go in one statement, more by COPY."""
 
-MIGRATIONS: Final[Mapping[int, str]] = {
-    1: """
-CREATE TABLE entry (
-    position bigint PRIMARY KEY,
-    data bytea NOT NULL,
-    leaf bytea NOT NULL,
-    source text COLLATE "C" NOT NULL,
-    id text COLLATE "C" NOT NULL,
-    subject text COLLATE "C" NOT NULL,
-    version bigint NOT NULL,
-    type text COLLATE "C" NOT NULL,
-    actor text COLLATE "C" NOT NULL,
-    time_us bigint NOT NULL,
-    recorded_us bigint NOT NULL
-);
--- Entries are hashed, signed and not compressible twice: what is too long for a page is kept beside it as it is.
-ALTER TABLE entry ALTER COLUMN data SET STORAGE EXTERNAL;
-CREATE UNIQUE INDEX entry_id ON entry (id, source);
-CREATE UNIQUE INDEX entry_stream ON entry (subject, source, version);
-CREATE TABLE head (
-    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
-    size bigint NOT NULL, frontier bytea NOT NULL, recorded_us bigint NOT NULL, epoch bigint NOT NULL
-);
-INSERT INTO head (size, frontier, recorded_us, epoch) VALUES (0, '', 0, 0);
-CREATE TABLE checkpoint (
-    origin text COLLATE "C" PRIMARY KEY, size bigint NOT NULL, root bytea NOT NULL, note bytea NOT NULL
-);
-""",
-}
-"""What brings a schema from the version before to this one; each runs in one transaction with its number."""
-
-COLUMNS: Final = (
-    "position",
-    "data",
-    "leaf",
-    "source",
-    "id",
-    "subject",
-    "version",
-    "type",
-    "actor",
-    "time_us",
-    "recorded_us",
-)
 _ROW = "data, leaf, source, id, subject, version, type, actor, time_us, recorded_us"
 _FIND_IDS = """
 SELECT wanted.source, wanted.id, entry.position, entry.data
@@ -147,7 +103,7 @@ class PostgresEntryStore:
             store._tls = await asyncio.to_thread(make_tls, place)
             async with store._on_writer() as db:
                 await check_server(db, place)
-                await store._migrate(db, create, token)
+                await migrate(db, place, create=create, token=token)
         except BaseException:
             await store.close()
             raise
@@ -370,36 +326,6 @@ class PostgresEntryStore:
 
     async def _connect(self, *_: object, **__: object) -> Connection:
         return await connect(self._place, self._tls)
-
-    # -- opening --
-
-    async def _migrate(self, db: Connection, create: bool, token: str) -> None:
-        """Bring the schema to `SCHEMA_VERSION`, one transaction a step; several processes may try at once."""
-        schema = f'"{self._place.schema}"'
-        there = await db.fetchval("SELECT to_regclass($1)", f"{schema}.schema_version") is not None
-        if not there and not create:
-            raise InvalidRequest(f"{self.where} holds no ledger", hint="check the database, or restore it from a site")
-        if there and not token and await self._version(db) == SCHEMA_VERSION:
-            return  # as ever, and without a right to change anything
-        async with db.transaction():
-            await lock_schema(db, self._place)
-            ours = not token or await is_claimed(db, self._place, token)
-            if await db.fetchval("SELECT to_regnamespace($1)", schema) is None:
-                await db.execute(f"CREATE SCHEMA {schema}")
-            await db.execute("CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY)")
-            if not ours:
-                await claim(db, self._place, token)
-            version = await self._version(db)
-            if version > SCHEMA_VERSION:
-                raise InvalidRequest(
-                    f"{self.where} has schema {version}; this jinshi reads {SCHEMA_VERSION}", hint="use a newer one"
-                )
-            for step in range(version + 1, SCHEMA_VERSION + 1):
-                await db.execute(MIGRATIONS[step])
-                await db.execute("INSERT INTO schema_version VALUES ($1)", step)
-
-    async def _version(self, db: Connection) -> int:
-        return int(await db.fetchval("SELECT coalesce(max(version), 0) FROM schema_version"))
 
 
 def record_of(position: int, row: Row) -> tuple[int | str | bytes, ...]:

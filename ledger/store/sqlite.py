@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ledger.core.merkle import HASH_SIZE
 from ledger.errors import CompareFailed, DiskFull, DuplicateKeys, Fenced, InvalidRequest, StoreUnavailable
@@ -25,39 +25,13 @@ from ledger.store.base import (
     in_order,
     recordable,
 )
-from ledger.store.sqlite_common import NO_SPACE, is_empty, name_of, transaction, translating
+from ledger.store.sqlite_common import NO_SPACE, name_of, only_row, transaction, translating
+from ledger.store.sqlite_schema import connect, prepare, use_write_ahead_log
 
 T = TypeVar("T")
 
-APPLICATION_ID = 0x4A494E53  # "JINS"
-SCHEMA_VERSION = 1
-BUSY_TIMEOUT_S = 10.0
 NAMES_CACHED_MAX = 10_000
 _PARAMETERS_MAX = 30_000  # SQLite allows 32,766 in a statement
-
-_SCHEMA = """
-CREATE TABLE entry (
-    position INTEGER PRIMARY KEY, data BLOB NOT NULL, leaf BLOB NOT NULL
-) STRICT;
--- Apart from the entries, so that a search reads little; sources, types and actors are few and interned.
-CREATE TABLE name (number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE) STRICT;
-CREATE TABLE record (
-    position INTEGER PRIMARY KEY, source INTEGER NOT NULL, id TEXT NOT NULL, subject TEXT NOT NULL,
-    version INTEGER NOT NULL, type INTEGER NOT NULL, actor INTEGER NOT NULL,
-    time_us INTEGER NOT NULL, recorded_us INTEGER NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX record_id ON record (id, source);
-CREATE UNIQUE INDEX record_stream ON record (subject, source, version);
-CREATE TABLE head (
-    only INTEGER PRIMARY KEY CHECK (only = 1), size INTEGER NOT NULL, frontier BLOB NOT NULL,
-    recorded_us INTEGER NOT NULL, epoch INTEGER NOT NULL
-) STRICT;
-INSERT INTO head VALUES (1, 0, x'', 0, 0);
-CREATE TABLE checkpoint (
-    origin TEXT PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL
-) STRICT;
-"""
-_IDENTITY = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 _FIND_IDS = """
 WITH wanted (source, id) AS (VALUES {})
@@ -125,12 +99,12 @@ class SqliteEntryStore:
                 raise InvalidRequest(
                     f"{path} is not there", hint="name a ledger's directory, or restore it from a site"
                 )
-            writer = _connect(path)
+            writer = connect(path)
             opened.callback(writer.close)
-            _prepare(path, writer, create)
-            reader = _connect(path)
+            prepare(path, writer, create)
+            reader = connect(path)
             opened.callback(reader.close)
-            _use_write_ahead_log(path, reader)
+            use_write_ahead_log(path, reader)
             store = cls(path, writer, reader)
             opened.pop_all()
             return store
@@ -205,7 +179,7 @@ class SqliteEntryStore:
             return act()
 
     def _head(self) -> Head:
-        size, frontier, recorded_us, epoch = _one(
+        size, frontier, recorded_us, epoch = only_row(
             self._writer.execute("SELECT size, frontier, recorded_us, epoch FROM head")
         )
         if len(frontier) != size.bit_count() * HASH_SIZE:
@@ -216,7 +190,7 @@ class SqliteEntryStore:
     def _claim(self) -> int:
         with transaction(self._writer) as db:
             db.execute("UPDATE head SET epoch = epoch + 1")
-            (epoch,) = _one(db.execute("SELECT epoch FROM head"))
+            (epoch,) = only_row(db.execute("SELECT epoch FROM head"))
         return int(epoch)
 
     def _check_epoch(self, epoch: int) -> None:
@@ -273,7 +247,7 @@ class SqliteEntryStore:
             self._names.clear()
         for text in [text for text in set(texts) if text not in self._names]:
             self._writer.execute("INSERT OR IGNORE INTO name (text) VALUES (?)", (text,))
-            (number,) = _one(self._writer.execute("SELECT number FROM name WHERE text = ?", (text,)))
+            (number,) = only_row(self._writer.execute("SELECT number FROM name WHERE text = ?", (text,)))
             self._names[text] = number
         return self._names
 
@@ -350,11 +324,11 @@ def _select(what: Selection, limit: int, db: sqlite3.Connection) -> Sequence[Sto
 
 def _size_at(recorded_us: int, db: sqlite3.Connection) -> int:
     # Recorded time never goes back with the position, so bisection needs no index of its own.
-    (count,) = _one(db.execute("SELECT size FROM head"))
+    (count,) = only_row(db.execute("SELECT size FROM head"))
     low, high = 0, count
     while low < high:
         middle = (low + high) // 2
-        (found,) = _one(db.execute("SELECT recorded_us FROM record WHERE position = ?", (middle,)))
+        (found,) = only_row(db.execute("SELECT recorded_us FROM record WHERE position = ?", (middle,)))
         if found <= recorded_us:
             low = middle + 1
         else:
@@ -363,45 +337,6 @@ def _size_at(recorded_us: int, db: sqlite3.Connection) -> int:
 
 
 # -- opening, and what can go wrong --
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-
-
-def _prepare(path: Path, db: sqlite3.Connection, create: bool) -> None:
-    """Make sure that it is a store of ours; nothing is written into what is not."""
-    if create and is_empty(db):
-        db.execute("BEGIN IMMEDIATE")
-        if is_empty(db):  # another process may have been quicker
-            for statement in (*_SCHEMA.split(";\n"), *_IDENTITY):
-                db.execute(statement)
-        db.execute("COMMIT")
-    (application,) = _one(db.execute("PRAGMA application_id"))
-    (version,) = _one(db.execute("PRAGMA user_version"))
-    if application != APPLICATION_ID:
-        raise InvalidRequest(f"{path} is no ledger's store", hint="name a ledger's directory")
-    if version != SCHEMA_VERSION:
-        raise InvalidRequest(
-            f"{path} has schema {version}; this jinshi reads {SCHEMA_VERSION}", hint="use the jinshi that wrote it"
-        )
-    _use_write_ahead_log(path, db)
-
-
-def _use_write_ahead_log(path: Path, db: sqlite3.Connection) -> None:
-    """Readers go on beside the writer; a commit is durable when it returns. Raises StoreUnavailable."""
-    (mode,) = _one(db.execute("PRAGMA journal_mode = WAL"))
-    if mode != "wal":  # its index is shared memory, which network file systems do not have
-        raise StoreUnavailable(f"{path} cannot have a write-ahead log there", hint="keep the ledger on a local disk")
-    db.execute("PRAGMA synchronous = FULL")
-
-
-def _one(found: sqlite3.Cursor) -> Any:
-    """The only row. Raises sqlite3.DatabaseError: there is none, although every store of ours has it."""
-    row = found.fetchone()
-    if row is None:
-        raise sqlite3.DatabaseError("a row that every ledger's store has is missing")
-    return row
 
 
 def _damaged(path: Path, what: object) -> StoreUnavailable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from ledger.errors import InvalidRequest, JinshiError
 
@@ -22,6 +22,14 @@ def is_empty(db: sqlite3.Connection) -> bool:
 def name_of(error: sqlite3.Error) -> str:
     """SQLite's own name of an error; '' where there is none."""
     return getattr(error, "sqlite_errorname", None) or ""
+
+
+def only_row(found: sqlite3.Cursor) -> Any:
+    """The only row. Raises sqlite3.DatabaseError: there is none, although every store of ours has it."""
+    row = found.fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("a row that every ledger's store has is missing")
+    return row
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import pytest
 
 from ledger.errors import DiskFull, InvalidRequest, JinshiError, StoreUnavailable
 from ledger.store.base import Selection, SignedCheckpoint, StreamId
-from ledger.store.sqlite import SCHEMA_VERSION, SqliteEntryStore
+from ledger.store.sqlite import SqliteEntryStore
+from ledger.store.sqlite_schema import SCHEMA_VERSION
 from tests.support.places import reachable_directory, small_disk, unwritable
 from tests.support.rows import Log, make_row
 
@@ -206,7 +207,7 @@ async def test_a_folder_that_may_not_be_entered_is_one_line() -> None:
 
 
 async def test_a_lock_held_by_another_process_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ledger.store.sqlite.BUSY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("ledger.store.sqlite_schema.BUSY_TIMEOUT_S", 0.0)
     path = tmp_path / "ledger.sqlite"
     async with opened(path, create=True) as store:
         log = await Log.claim(store)

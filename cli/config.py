@@ -20,6 +20,8 @@ from ledger.store.place import PostgresPlace, parse_postgres
 FORMAT = 1
 CONFIG_NAME = "jinshi.json"
 SQLITE = "sqlite"
+NO_LINE = "none"
+LOCALTIME = Path("/etc/localtime")
 RESTORE_FILE = "restore the file from a copy"
 
 
@@ -29,7 +31,10 @@ class SiteSettings:
 
     `credentials`, and those of its mirror and of readers where they have their own, say where they are (a reference of
     cli/wiring/credentials.py; '': in AWS_ACCESS_KEY_ID). `lock_days`: for how long Object Lock keeps what is
-    written; 0: none.
+    written; 0: none. `throttle`: how fast may be sent there (replication/schedule.py), on the clocks of
+    `throttle_zone`; '': as fast as it goes. `line` is `none` where nothing leads there: it is carried to on media
+    (docs/media.md), and `url` is where what its receipts say is kept. `network`: on which one it stands
+    (ledger/core/classification.py); '': it is not stated.
     """
 
     name: str
@@ -42,10 +47,21 @@ class SiteSettings:
     mirror_credentials: str = ""
     reader_credentials: str = ""
     lock_days: int = 0
+    throttle: str = ""
+    throttle_zone: str = ""
+    line: str = ""
+    network: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in ("", *ROLES):
             raise InvalidRequest(f"site {self.name!r}: its role is {self.role!r}", hint=f"give {' or '.join(ROLES)}")
+        if self.line not in ("", NO_LINE):
+            raise InvalidRequest(f"site {self.name!r}: its line is {self.line!r}", hint=f"give {NO_LINE}, or nothing")
+
+    @property
+    def offline(self) -> bool:
+        """Whether no line leads there."""
+        return self.line == NO_LINE
 
     @property
     def counts_as(self) -> str:
@@ -92,6 +108,11 @@ class LedgerSettings:
     def with_site(self, site: SiteSettings) -> LedgerSettings:
         """These settings with one more site."""
         return replace(self, sites=(*self.sites, site))
+
+    def with_throttle(self, name: str, throttle: str, zone: str) -> LedgerSettings:
+        """These settings with another schedule for one site. Raises InvalidRequest."""
+        throttled = replace(self.site(name), throttle=throttle, throttle_zone=zone)
+        return replace(self, sites=tuple(throttled if site.name == name else site for site in self.sites))
 
     def with_witness(self, witness: WitnessSettings) -> LedgerSettings:
         """These settings with one more witness."""
@@ -145,6 +166,11 @@ class LedgerPaths:
     @property
     def evidence(self) -> Path:
         return self.root / "evidence"
+
+    @property
+    def offline(self) -> Path:
+        """What sites without a line have said, by their names, each laid out as a site is."""
+        return self.root / "offline"
 
     @property
     def witnessed(self) -> Path:
@@ -218,6 +244,14 @@ def _user() -> str:
         return f"uid-{os.getuid()}"
 
 
+def local_zone(environ: Mapping[str, str], link: Path = LOCALTIME) -> str:
+    """The name of this machine's time zone: of TZ, else of /etc/localtime; where neither names one, it is UTC."""
+    named = environ.get("TZ", "").removeprefix(":")
+    if not named and link.is_symlink():
+        named = str(link.readlink()).partition("zoneinfo/")[2]
+    return named or "UTC"
+
+
 def read_passphrase(environment: Environment, file: Path | None, *, confirm: bool = False, what: str = "") -> str:
     """The passphrase: from `file`, else from JINSHI_PASSPHRASE, else asked for on a terminal.
 
@@ -280,10 +314,15 @@ def read_settings(paths: LedgerPaths) -> LedgerSettings:
         raise InvalidRequest(
             f"{paths.config} has format {value.get('format')!r}; this jinshi reads {FORMAT}", hint="use a newer jinshi"
         )
-    sites = _build_all(SiteSettings, value, "sites", paths.config)
+    sites = tuple(_placed(site, paths) for site in _build_all(SiteSettings, value, "sites", paths.config))
     witnesses = _build_all(WitnessSettings, value, "witnesses", paths.config)
     settings: LedgerSettings = _build(LedgerSettings, value, paths.config)
     return replace(settings, sites=sites, witnesses=witnesses)
+
+
+def _placed(site: SiteSettings, paths: LedgerPaths) -> SiteSettings:
+    """What a site without a line has said goes with the ledger's directory, wherever that is moved."""
+    return replace(site, url=str(paths.offline / site.name)) if site.offline else site
 
 
 def format_settings(settings: LedgerSettings) -> bytes:

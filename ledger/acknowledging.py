@@ -16,7 +16,16 @@ from typing import Final
 from ledger.core.acknowledgement import LOCAL, AckPolicy
 from ledger.core.checkpoint import Checkpoint
 from ledger.core.event import format_time
-from ledger.errors import Forked, InvalidRequest, JinshiError, StoreUnavailable, Tampered, Unacknowledged
+from ledger.errors import (
+    Forked,
+    InvalidRequest,
+    JinshiError,
+    OverQuota,
+    Paused,
+    StoreUnavailable,
+    Tampered,
+    Unacknowledged,
+)
 from ledger.lag import LagMeter
 from ledger.levels import Level
 from ledger.protocols import Clock
@@ -31,7 +40,8 @@ ROOTS_KEPT: Final = 4_096
 class Standing:
     """One site: how much its mirror has cosigned, and what is wrong there (None: nothing), since when (POSIX s).
 
-    `damage`: what its mirror found damaged and could read all the same, in an older version. The site counts.
+    `damage`: what its rounds or a scrub found damaged there, and went on all the same. The site counts.
+    `full`: it takes nothing more, its host's quota being used up.
     """
 
     name: str
@@ -43,6 +53,7 @@ class Standing:
     since_s: float | None = None
     remembered: int = 0
     damage: str | None = None
+    full: bool = False
 
     @property
     def has(self) -> int:
@@ -102,7 +113,9 @@ class Acknowledging:
             self.failed(site, Forked(f"it shows {size} entries of a history that this ledger has not published"))
             return
         size = max(size, known.size)
-        self._standings[site] = replace(known, size=size, asked=True, error=None, tampered=False, since_s=None)
+        self._standings[site] = replace(
+            known, size=size, asked=True, error=None, tampered=False, since_s=None, full=False
+        )
         for policy, level in self._levels.items():
             level.rise(self.covered(policy))
 
@@ -112,17 +125,29 @@ class Acknowledging:
         # Older than what is remembered here: the rounds hold it against what is published.
         return checkpoint.size < next(iter(self._roots), 0)
 
-    def damaged(self, site: str, what: str) -> None:
-        """What a round came upon, that kept it from nothing."""
+    def damaged(self, site: str, what: str | None) -> None:
+        """What a round or a scrub came upon, that kept it from nothing; None: a scrub has found everything whole."""
         self._standings[site] = replace(self._standings[site], damage=what)
 
     def failed(self, site: str, error: JinshiError) -> None:
         """What went wrong with a site; it keeps what it has cosigned."""
         known = self._standings[site]
-        since_s = self._clock.now().timestamp() if known.since_s is None else known.since_s
+        since_s: float | None = self._clock.now().timestamp() if known.since_s is None else known.since_s
+        if isinstance(error, Paused | OverQuota):  # as it was told to, or with an alarm of its own: it can be reached
+            since_s = None
         self._standings[site] = replace(
-            known, asked=True, error=error.what, tampered=isinstance(error, Tampered), since_s=since_s
+            known,
+            asked=True,
+            error=error.what,
+            tampered=isinstance(error, Tampered),
+            since_s=since_s,
+            full=isinstance(error, OverQuota),
         )
+
+    @property
+    def awaited(self) -> bool:
+        """Whether an append waits for its policies to be met."""
+        return any(level.awaited for level in self._levels.values())
 
     def covered(self, policy: AckPolicy) -> int:
         """For how many entries a policy is met."""

@@ -27,6 +27,7 @@ class AlarmKind(StrEnum):
     SITE_LAG = "site-lag"
     SITE_UNREACHABLE = "site-unreachable"
     SITE_DAMAGED = "site-damaged"
+    SITE_QUOTA = "site-quota"
     DISK = "disk-nearly-full"
     CERTIFICATE = "certificate-expiring"
 

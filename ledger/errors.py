@@ -163,6 +163,14 @@ class SiteUnavailable(Unavailable):
     """A site cannot be reached or refuses; the other sites go on."""
 
 
+class OverQuota(SiteUnavailable):
+    """A site holds as much of this ledger as its host allows; what is cosigned stays, nothing more is taken."""
+
+
+class Paused(Unavailable):
+    """A site's schedule says that nothing is sent to it now; it goes on by itself."""
+
+
 class LockHeld(Unavailable):
     """Another process is writing this ledger."""
 

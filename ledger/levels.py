@@ -18,6 +18,11 @@ class Level:
         """How high it stands."""
         return self._value
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for it to rise above some height."""
+        return bool(self._waiting)
+
     def rise(self, value: int) -> None:
         """Rise to `value`; wakes whoever waits for that. Lower values change nothing."""
         if value > self._value:

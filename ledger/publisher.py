@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
-from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
+from ledger.core.checkpoint import (
+    CHECKPOINT,
+    STEP_ENTRIES,
+    Checkpoint,
+    OpenedCheckpoint,
+    parse_checkpoint,
+    step_key,
+    step_sizes,
+)
 from ledger.core.merkle import CompactRange, leaf_hash
 from ledger.core.note import Note, NoteSignature, VerifierKey, format_note, parse_vkey, verify_signature
 from ledger.core.tiles import TILE_WIDTH, Tile, completed_partials, decode_tile
 from ledger.core.tiling import TileData, Tiler, frontier_of
-from ledger.errors import Fenced, Forked, Malformed, MalformedTile, ObjectMissing, RolledBack, Tampered
+from ledger.errors import (
+    Fenced,
+    Forked,
+    ImmutableConflict,
+    Malformed,
+    MalformedTile,
+    ObjectMissing,
+    RolledBack,
+    Tampered,
+)
 from ledger.protocols import Signer
 from ledger.store.base import EntryStore, Head, ObjectStore, SignedCheckpoint, Tag
 from ledger.tasks import Report, run_bounded
 
 READ_ENTRIES = 4 * TILE_WIDTH
+STEPS_REMEMBERED = 256
 
 
 def sign_checkpoint(checkpoint: Checkpoint, signer: Signer) -> bytes:
@@ -42,6 +62,8 @@ class Publisher:
         self._epoch = epoch
         self._parallel = parallel
         self._tiler: Tiler | None = None  # the right edge at the last published size
+        self.steps: deque[OpenedCheckpoint] = deque(maxlen=STEPS_REMEMBERED)
+        """The last that were signed on the way to a published checkpoint, for copies to catch up by."""
 
     async def publish(self, report: Report | None = None) -> SignedCheckpoint:
         """Bring the published tiles and checkpoint up to what is committed; return the checkpoint shown.
@@ -95,12 +117,13 @@ class Publisher:
             return last
         previous = 0 if last is None else last.size
         tiler = self._tiler or await self._load(last)
-        tree = await self._write_growth(tiler, head, report)
+        tree, steps = await self._write_growth(tiler, head, report)
         signed = self._sign(tree, head)
         # Commit point: a crash after this line is finished by the next publish, which shows what is recorded.
         await self._store.record_checkpoint(
             signed, expected_size=None if last is None else last.size, epoch=self._epoch
         )
+        await self._keep_steps(steps)
         await self._objects.replace(CHECKPOINT, signed.note, expected=tag)
         self._tiler = tiler
         await self._drop_partials(previous, head.size)
@@ -167,14 +190,22 @@ class Publisher:
                 f"{self._objects.where}/{tile.path} is missing", key=tile.path, hint="restore from a site"
             ) from error
 
-    async def _write_growth(self, tiler: Tiler, head: Head, report: Report | None) -> CompactRange:
+    async def _write_growth(
+        self, tiler: Tiler, head: Head, report: Report | None
+    ) -> tuple[CompactRange, list[CompactRange]]:
+        """The tree of everything, which is what was committed, and those at the steps on the way."""
         first = tiler.size
+        steps: list[CompactRange] = []
         while tiler.size < head.size:
             start = tiler.size
-            batch = await self._store.read(start, min(READ_ENTRIES, head.size - start))
+            stop = min(head.size, start + READ_ENTRIES, step_sizes(start, start + STEP_ENTRIES)[0])
+            batch = await self._store.read(start, stop - start)
             if not batch or batch[0].index != start:
                 raise Tampered(f"{self._store.where}: entry {start} is missing", hint="restore from a site")
             await self._put(tiler.extend([stored.entry for stored in batch]))
+            if tiler.size in step_sizes(first, head.size):
+                steps.append(tiler.tree())
+                await self._put(one for one in tiler.partials() if not _is_completed(one[0], head.size))
             if report is not None:
                 report(tiler.size - first, head.size - first)
         tree = tiler.tree()
@@ -184,7 +215,18 @@ class Publisher:
                 hint="nothing was signed; run jinshi verify, or restore from a site",
             )
         await self._put(tiler.partials())
-        return tree
+        return tree, steps
+
+    async def _keep_steps(self, steps: Sequence[CompactRange]) -> None:
+        """Sign what was passed on the way: beginnings of a tree that is signed and recorded by now.
+
+        Killed before it is done, some are missing, and whoever catches up takes a longer step.
+        """
+        for tree in steps:
+            note = sign_checkpoint(Checkpoint(self._origin, tree.size, tree.root()), self._signer)
+            with suppress(ImmutableConflict):  # signed before, by a signer that never signs twice alike
+                await self._objects.put_immutable(step_key(tree.size), note)
+            self.steps.append(parse_checkpoint(note))
 
     async def _put(self, objects: Iterable[TileData]) -> None:
         await run_bounded(
@@ -203,6 +245,11 @@ class Publisher:
             full = Tile(tile.level, tile.index)
             async for key in self._objects.list_keys(f"{full.path}.p/"):
                 await self._objects.delete(key)
+
+
+def _is_completed(tile: Tile, size: int) -> bool:
+    """Whether a tree of that size has the whole of a partial tile."""
+    return tile.index < size >> (8 * (max(tile.level, 0) + 1))
 
 
 def _text(last: SignedCheckpoint) -> bytes:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
-from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
+from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint, step_key, step_sizes
+from ledger.core.classification import Label
 from ledger.core.entry import decode_entry
 from ledger.core.note import VerifierKey, format_note
 from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, growth
@@ -25,12 +27,19 @@ from ledger.errors import (
 from ledger.keyring import KEYRING
 from ledger.keyring.data import is_data_keyid
 from ledger.keyring.logkey import ANNOUNCING
-from ledger.store.base import ObjectStore
+from ledger.store.base import ObjectStore, Tag
+from ledger.store.versions import Alarms
 from ledger.tasks import Report, run_bounded
 from ledger.verify import AuthenticatedTiles, read_tile
-from replication.plan import Batch, batches, missing
+from replication.garbage import Garbage, find_garbage, older_cosigned, older_pending
+from replication.heal import Evidence
+from replication.plan import LISTED_TILES_MIN, Batch, batches, missing
+from replication.quota import check_room
 from replication.site import PENDING, Pending, Site, check_log, check_site, format_pending, read_cosigned, read_pending
 
+PARALLEL = 8
+PARALLEL_MAX = 16
+"""As many connections as a store in a bucket keeps."""
 KEYS_BATCH = 1_000
 NAMED_ENTRIES_MAX = 8_192
 NAMED_KEPT = 65_536
@@ -42,14 +51,19 @@ _ANNOUNCING_MARKS = tuple(f'"type":"{type_}"'.encode() for type_ in ANNOUNCING)
 class FollowerLimits:
     """Bounds of one follower: objects in flight, and attempts at the compare-and-swap of `pending`."""
 
-    parallel: int = 8
+    parallel: int = PARALLEL
     swap_attempts_max: int = 5
+
+
+OnStep = Callable[[int, int], Awaitable[None]]
+"""Told that a checkpoint of a size is `pending` at the site, and how many entries there will be in all."""
 
 
 class Follower:
     """Brings one site up to what `source` (the primary's published objects, prefixed to the origin) shows.
 
-    Resumable at every object: what is there is not sent again, and sending it again would be fine.
+    Resumable at every object: what is there is not sent again, and sending it again would be fine. A site that is far
+    behind gets there step by step, each with a checkpoint of the log that its mirror can verify and cosign.
     """
 
     def __init__(
@@ -63,10 +77,23 @@ class Follower:
         nonce: Callable[[], str],
         limits: FollowerLimits | None = None,
         erased: Collection[str] = (),
+        settled_size: Callable[[], int] = lambda: 0,
+        label: Callable[[], Awaitable[Label]] | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
-        """`erased`: ids of data keys that are never to be sent again."""
+        """`erased`: ids of data keys that are never to be sent again; from `settled_size` on, no tree names one whose
+        erasure only a larger tree has. `label`: what the ledger is classified as now. `evidence`: where garbage is kept
+        that lies in the place of `pending`; without, it stops the follower.
+        """
         assert log.name == origin
+        self._label = label
+        self._evidence = evidence
+        self.alarms = Alarms()
+        """What lay in the place of `pending` or `checkpoint`."""
         self._erased = erased
+        self._settled_size = settled_size
+        # What an interrupted run has sent is there, without anything that says so.
+        self._interrupted = self._asking = True
         self._named: OrderedDict[str, None] = OrderedDict()  # data keys that were shipped because an entry names them
         self._source = source
         self._site = site
@@ -82,8 +109,12 @@ class Follower:
         whole: bool = False,
         upto: OpenedCheckpoint | None = None,
         keyring: bool = True,
+        on_step: OnStep | None = None,
     ) -> int:
         """Ship everything up to the published checkpoint, or an earlier one that was (`upto`); returns its size.
+
+        On a long way, `pending` moves on with every checkpoint that was kept for it (`step_sizes`), and `on_step` is
+        told.
 
         Without `keyring` the two keyrings are not compared, which takes long where there are many keys: what is shipped
         of it is what the added entries are sealed with, wrapped to the recovery key. The rest is for another round.
@@ -97,29 +128,70 @@ class Follower:
             Tampered: what is published, or what the site holds, is not genuine; `key` names it.
             StoreUnavailable, DiskFull: the site, or the primary's disk, failed; the next run carries on.
             InvalidRequest: the place is no site of this ledger, or nothing is published.
+            OverQuota: the site's host allows no more; nothing was sent.
+            NotPermitted: the ledger is classified higher than the site may hold; nothing was sent.
         """
-        await check_site(self._site, self._log.name)
+        description = await check_site(self._site, self._log.name)
+        if self._label is not None:
+            description.check_permits(await self._label(), where=f"site {self._site.name!r}")
+        await check_room(self._site, description)
         for _ in range(self._limits.swap_attempts_max - 1):
             published = upto or await self._published()
             upto = None
             try:
-                return await self._ship(published, report, whole, keyring)
+                return await self._ship(published, report, whole, keyring, on_step)
             except RolledBack:
                 # Another follower may have shipped what was published since this one looked; then it looks again.
                 if (await self._published()).checkpoint.size == published.checkpoint.size:
                     raise
-        return await self._ship(await self._published(), report, whole, keyring)
+        return await self._ship(await self._published(), report, whole, keyring, on_step)
 
-    async def _ship(self, published: OpenedCheckpoint, report: Report | None, whole: bool, keyring: bool) -> int:
-        start = await self._agreed(published.checkpoint)
-        if keyring or published.checkpoint.size - start > NAMED_ENTRIES_MAX:
+    async def _ship(
+        self, published: OpenedCheckpoint, report: Report | None, whole: bool, keyring: bool, on_step: OnStep | None
+    ) -> int:
+        self._asking, self._interrupted = self._interrupted, True
+        start, asked = await self._agreed(published.checkpoint)
+        size = published.checkpoint.size
+        if keyring or size - start > NAMED_ENTRIES_MAX:
             await self._ship_keyring()
         else:
-            await self._ship_named_keys(start, published.checkpoint.size)
-        await self._ship_tiles(0 if whole else start, published.checkpoint.size, report)
-        # Commit point: a crash before this line leaves objects nobody refers to; the next run finds them there.
-        await self._swap_pending(published)
-        return published.checkpoint.size
+            await self._ship_named_keys(start, size)
+        first = done = 0 if whole else start
+        async with aclosing(self._steps(max(start, asked, self._settled_size()), published)) as steps:
+            async for step in steps:
+                part = None if report is None else shifted(report, done - first, size - first)
+                await self._ship_tiles(done, step.checkpoint.size, part)
+                # Commit point: a crash before it leaves objects nobody refers to; the next run finds them there.
+                await self._swap_pending(step, on_the_way=step is not published)
+                done = step.checkpoint.size
+                if step is not published and on_step is not None:
+                    await on_step(done, size)
+        self._interrupted = False
+        return size
+
+    async def _steps(self, size: int, published: OpenedCheckpoint) -> AsyncGenerator[OpenedCheckpoint, None]:
+        """The checkpoints to ship, one after the other: those kept beyond `size`, and at last the published one.
+
+        One that is missing, or not of this tree, is passed over: the next step is longer.
+        """
+        sizes = step_sizes(size, published.checkpoint.size - 1)
+        if sizes:
+            tiles = await AuthenticatedTiles.open(self._source, published.checkpoint)
+            try:
+                for step in sizes:
+                    if (kept := await self._step(step, tiles)) is not None:
+                        yield kept
+            finally:
+                tiles.close()
+        yield published
+
+    async def _step(self, size: int, tiles: AuthenticatedTiles) -> OpenedCheckpoint | None:
+        with suppress(ObjectMissing, MalformedNote, Untrusted):
+            kept = parse_checkpoint((await self._source.get(step_key(size))).data)
+            check_log(kept, self._log)
+            if (kept.checkpoint.size, kept.checkpoint.root) == (size, (await tiles.frontier_at(size)).root()):
+                return kept
+        return None
 
     async def _published(self) -> OpenedCheckpoint:
         try:
@@ -131,13 +203,18 @@ class Follower:
             raise Tampered(f"{self._source.where}/{CHECKPOINT}: {error.what}", key=CHECKPOINT) from error
         return opened
 
-    async def _agreed(self, published: Checkpoint) -> int:
-        """The size up to which site and primary hold the same, by the site's checkpoint. Raises as `run_once`."""
-        shown = await read_cosigned(self._site, self._log)
-        waiting = await read_pending(self._site, self._log)
+    async def _agreed(self, published: Checkpoint) -> tuple[int, int]:
+        """The size up to which site and primary hold the same, by the site's checkpoint; and the size of `pending`.
+
+        Raises as `run_once`.
+        """
+        start, shown = await self._shown()
+        waiting, garbage = await self._waiting()
         if waiting is not None:
             self._check_epoch(waiting[0])
-        known = [one.checkpoint for one in (shown.opened if shown else None, waiting[1] if waiting else None) if one]
+        known = [one.checkpoint for one in (shown, waiting[1] if waiting else None) if one]
+        if garbage is not None:
+            known += await self._before(garbage)
         for checkpoint in known:
             if checkpoint.size > published.size:
                 raise RolledBack(
@@ -156,7 +233,49 @@ class Follower:
                         )
             finally:
                 tiles.close()
-        return shown.opened.checkpoint.size if shown else 0
+        return start, waiting[1].checkpoint.size if waiting else 0
+
+    async def _shown(self) -> tuple[int, OpenedCheckpoint | None]:
+        """How much the mirror has verified there, and the checkpoint of the log that the site shows, cosigned or not.
+
+        Garbage in its place is the mirror's to replace. Until then nothing that only it could say is believed.
+        """
+        try:
+            shown = await read_cosigned(self._site, self._log)
+        except Tampered as error:
+            garbage = await find_garbage(self._site, self._log, CHECKPOINT, error.what)
+            if garbage is None:
+                shown = await read_cosigned(self._site, self._log)
+            elif garbage.opened is not None:
+                return 0, garbage.opened  # its mirror has not cosigned it, but the log has signed it: no fork is missed
+            else:
+                shown = await older_cosigned(self._site, self._log)
+        return (0, None) if shown is None else (shown.opened.checkpoint.size, shown.opened)
+
+    async def _waiting(self) -> tuple[tuple[Pending, OpenedCheckpoint, Tag] | None, Garbage | None]:
+        try:
+            return await read_pending(self._site, self._log), None
+        except Tampered as error:
+            if self._evidence is None:
+                raise
+            garbage = await find_garbage(self._site, self._log, PENDING, error.what)
+            return (None, garbage) if garbage is not None else (await read_pending(self._site, self._log), None)
+
+    async def _before(self, garbage: Garbage) -> list[Checkpoint]:
+        """What was pending before somebody put garbage over it, as far as the site keeps versions.
+
+        An older writer must not come in again because a newer one's `pending` was garbled: the epochs of those versions
+        count as if they were there still. Where there are none, the mirror's memory fences (`Mirror.advance`): it has
+        the epoch of every `pending` it ever read, and cosigns for no older one.
+
+        Raises:
+            Fenced: one of a newer writer is among them.
+            StoreUnavailable: the versions cannot be looked at.
+        """
+        before = await older_pending(self._site, self._log)
+        for pending, _ in before:
+            self._check_epoch(pending)
+        return [opened.checkpoint for _, opened in before]
 
     def _check_epoch(self, pending: Pending) -> None:
         if pending.epoch > self._epoch:
@@ -227,28 +346,38 @@ class Follower:
                 report(min(done, size - start), size - start)
 
     async def _present(self, batch: Batch) -> set[str]:
-        return {key for prefix in batch.prefixes async for key in self._site.objects.list_keys(prefix)}
+        if len(batch.tiles) < LISTED_TILES_MIN and not self._asking:
+            return set()
+        found = {key for prefix in batch.prefixes async for key in self._site.objects.list_keys(prefix)}
+        # The right edge is put all the same, so that other bytes in its place are met here and not by the mirror alone.
+        return found - {tile.path for tile in batch.tiles if tile.partial}
 
     async def _copy_tile(self, tile: Tile) -> None:
         await self._put(tile.path, await read_tile(self._source, tile))
 
-    async def _swap_pending(self, published: OpenedCheckpoint) -> None:
+    async def _swap_pending(self, published: OpenedCheckpoint, *, on_the_way: bool) -> None:
+        """`on_the_way`: a step; another process may be further already, which is for the end of the way to judge."""
         note = format_note(published.note)
         for _ in range(self._limits.swap_attempts_max):
-            found = await read_pending(self._site, self._log)
+            found, garbage = await self._waiting()
             if found is not None:
                 pending, opened, _ = found
                 self._check_epoch(pending)
                 if opened.checkpoint.size > published.checkpoint.size:
+                    if on_the_way:
+                        return
                     raise RolledBack(
                         f"site {self._site.name!r} was sent {opened.checkpoint.size} entries meanwhile",
                         hint="let only one process replicate this ledger",
                     )
                 if pending.epoch == self._epoch and pending.checkpoint == note:
                     return
+            tag = None if found is None else found[2]
+            if garbage is not None:
+                tag = await self._put_aside(garbage, published.checkpoint)
             wanted = format_pending(Pending(self._epoch, self._nonce(), note))
             try:
-                await self._site.objects.replace(PENDING, wanted, expected=None if found is None else found[2])
+                await self._site.objects.replace(PENDING, wanted, expected=tag)
             except CompareFailed:
                 continue
             return
@@ -256,3 +385,20 @@ class Follower:
             f"site {self._site.name!r}: somebody else writes `pending` at the same time",
             hint="let only one process replicate this ledger",
         )
+
+    async def _put_aside(self, garbage: Garbage, published: Checkpoint) -> Tag:
+        """Keep it, so that it can be replaced. It may have come since `_agreed`, so what was before is asked again."""
+        assert self._evidence is not None
+        if any(one.size > published.size for one in await self._before(garbage)):
+            raise RolledBack(
+                f"site {self._site.name!r} was sent more than {published.size} entries meanwhile",
+                hint="let only one process replicate this ledger",
+            )
+        alarm = await garbage.keep(self._evidence, self._site.name, "what is published is pending there again")
+        self.alarms.raise_(alarm)
+        return garbage.stored.tag
+
+
+def shifted(report: Report, done: int, total: int) -> Report:
+    """A report of a part of the work as one of the whole, `done` of which was done before."""
+    return lambda part, _: report(done + part, total)

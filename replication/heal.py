@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from typing import Final
 
 from ledger.core.canonical import JsonValue, canonicalize
 from ledger.core.event import format_time
 from ledger.errors import CompareFailed, ImmutableConflict, ObjectMissing, StoreUnavailable
 from ledger.protocols import Clock
 from ledger.store.base import ObjectStore, Stored
+
+SOME_OBJECTS_MAX: Final = 1_000
+SOME_BYTES_MAX: Final = 1_048_576
 
 
 class Evidence:
@@ -53,6 +57,18 @@ class Evidence:
             with suppress(ImmutableConflict):  # another process keeps the same object, and has described it first
                 await self._objects.put_immutable(f"{name}.json", canonicalize(about) + b"\n")
         return f"{name}.object"
+
+    async def keep_some(self, site: str, key: str, data: bytes, what: str) -> str:
+        """As `keep`, of bytes that anybody can put there as often as he likes: the first MiB of each, 1,000 of a site.
+
+        '': there are so many already. Raises StoreUnavailable, DiskFull.
+        """
+        kept = 0
+        async for _ in self._objects.list_keys(f"site-{site}/"):
+            kept += 1
+        if kept >= 2 * SOME_OBJECTS_MAX:
+            return ""
+        return await self.keep(site, key, data[:SOME_BYTES_MAX], what)
 
 
 async def put_genuine(objects: ObjectStore, key: str, genuine: bytes, damaged: Stored | None) -> None:

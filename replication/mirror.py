@@ -7,34 +7,66 @@ was rolled back can make it contradict itself.
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final, NoReturn
 
+from ledger.classification import Classification
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, contradicts, parse_checkpoint
+from ledger.core.classification import DEFAULT, Label, ledger_label
 from ledger.core.cosignature import verify_cosignature
+from ledger.core.encoding import parse_decimal
 from ledger.core.merkle import EMPTY_ROOT
 from ledger.core.note import Note, NoteSignature, VerifierKey, format_note
-from ledger.core.tiles import completed_partials
-from ledger.errors import Forked, MalformedNote, ObjectMissing, RolledBack, Tampered, Untrusted
+from ledger.errors import Fenced, Forked, MalformedNote, ObjectMissing, RolledBack, Tampered, Untrusted
 from ledger.keyring import KeyringAudit
 from ledger.protocols import Clock, Cosigner
-from ledger.store.base import ObjectStore, Tag
+from ledger.store.base import ObjectStore, Prefixed, Tag
 from ledger.store.versions import Alarms, EveryVersion
 from ledger.tasks import Report
-from ledger.verify import verify_growth
+from ledger.verify import AuthenticatedTiles, verify_growth
 from replication.erase import SiteEraser
+from replication.garbage import Garbage, find_garbage, older_cosigned
+from replication.heal import Evidence
 from replication.locks import extend_edge
-from replication.site import Cosigned, Site, check_log, check_site, read_cosigned, read_pending
+from replication.plan import batches, full_of, is_partial_of
+from replication.site import (
+    PENDING,
+    Cosigned,
+    Pending,
+    Site,
+    SiteDescription,
+    check_log,
+    check_site,
+    read_cosigned,
+    read_pending,
+)
 
 COSIGNED: Final = "cosigned"
+LABEL: Final = "classification"
+"""In its memory: `<size> <label>`, what the log was classified as when it had that many entries, verified."""
+EPOCH: Final = "epoch"
+"""In its memory: the newest writer's epoch that was ever pending, in decimal."""
 FORKS: Final = "forks/"
+GARBAGE: Final = "garbage/"
+"""In its memory: what lay in the place of the site's checkpoint."""
 
 
 class Mirror:
     """Cosigns for one site and one log. `state` (prefixed to the origin) lies apart from the site."""
 
     def __init__(
-        self, site: Site, cosigner: Cosigner, log: VerifierKey, origin: str, clock: Clock, state: ObjectStore
+        self,
+        site: Site,
+        cosigner: Cosigner,
+        log: VerifierKey,
+        origin: str,
+        clock: Clock,
+        state: ObjectStore,
+        *,
+        gate: Callable[[], None] = lambda: None,
     ) -> None:
+        """`gate`: asked before anything new is verified and cosigned; what it raises keeps that from being done."""
         assert log.name == origin
         assert cosigner.vkey == str(site.mirror)
         self._site = site
@@ -43,6 +75,9 @@ class Mirror:
         self._clock = clock
         self._state = state
         self._eraser = SiteEraser(site, cosigner, origin, clock, state)
+        self._gate = gate
+        self._evidence = Evidence(Prefixed(state, GARBAGE), origin, clock)
+        self._label: Label | None = None  # as it was remembered last
         self.alarms = Alarms()
         """What was put over genuine objects at the site, as far as the last `advance` has read."""
 
@@ -57,6 +92,8 @@ class Mirror:
         What the cosigned entries erase is deleted at this site, and said so (erase.py).
 
         Raises:
+            NotPermitted: the log is classified higher, by the entries just verified, than the site may hold.
+            Fenced: what is pending is of an older writer than what was.
             Forked: the log showed two histories; both are kept in `state`, and this mirror never cosigns it again.
             RolledBack: the site has lost what was verified there.
             Tampered: what the site holds is not what the log signed; nothing was cosigned.
@@ -84,11 +121,34 @@ class Mirror:
                 check_log(opened, self._log)
             await self._fork(one, other)
 
+    async def refuse(self, one: OpenedCheckpoint, other: OpenedCheckpoint) -> NoReturn:
+        """Keep two checkpoints that were proven to be of two histories, and cosign that log no more.
+
+        Raises:
+            Forked: always.
+            Untrusted: one is not signed by the log, so it proves nothing.
+        """
+        for opened in (one, other):
+            check_log(opened, self._log)
+        await self._fork(one, other)
+
+    async def try_out(self, objects: ObjectStore, wanted: OpenedCheckpoint, report: Report | None = None) -> None:
+        """Verify, out of `objects`, what it may be asked to cosign later; nothing is written, but for a fork.
+
+        Raises:
+            NotPermitted, Forked, Tampered, StoreUnavailable: as `advance`.
+        """
+        description = await check_site(self._site, self._log.name)
+        await self._refuse_forked()
+        known, _ = await self._remembered()
+        label = await self._verify(known, wanted, report, elsewhere=objects)
+        description.check_permits(label, where=f"site {self._site.name!r}")
+
     async def _advance(self, report: Report | None) -> OpenedCheckpoint | None:
-        await check_site(self._site, self._log.name)
+        description = await check_site(self._site, self._log.name)
         await self._refuse_forked()
         known, tag = await self._remembered()
-        shown = await read_cosigned(self._site, self._log)
+        shown, garbage = await self._look(known)
         if shown is not None and (known is None or shown.opened.checkpoint.size > known.checkpoint.size):
             # This mirror's own signature on something newer than it remembers: its memory was restored from a backup.
             known, tag = await self._adopt(shown, known, tag)
@@ -96,13 +156,60 @@ class Mirror:
             await self._show_again(known, shown)
         elif known is not None and shown is not None and shown.opened.checkpoint != known.checkpoint:
             await self._fork(known, shown.opened)
-        waiting = await read_pending(self._site, self._log)
+        elif known is not None and garbage is not None:
+            await self._show(known.note)
+        waiting = await self._waiting()
         if waiting is None:
             return known
-        return await self._take(known, tag, waiting[1], report)
+        return await self._take(known, tag, waiting[1], description, report)
+
+    async def _waiting(self) -> tuple[Pending, OpenedCheckpoint, Tag] | None:
+        """What the writer asks for; fenced by what this mirror remembers, whatever became of `pending` meanwhile.
+
+        Raises:
+            Fenced: an older writer has put it there, in the place of what a newer one had.
+            Tampered: it is garbage; the writer puts it back, and this mirror waits.
+        """
+        try:
+            waiting = await read_pending(self._site, self._log)
+        except Tampered as error:
+            error.hint = error.hint or "its writer puts another one there in its next round: jinshi replicate --once"
+            raise
+        if waiting is None:
+            return None
+        epoch, tag = await self._epoch()
+        if waiting[0].epoch < epoch:
+            raise Fenced(
+                f"site {self._site.name!r}: `{PENDING}` is of epoch {waiting[0].epoch}, a writer of {epoch} was there",
+                hint="another primary has taken over this ledger; let only one write. If none has, that epoch was "
+                f"forged: then delete {self._state.where}/{EPOCH}",
+            )
+        if waiting[0].epoch > epoch:  # before anything is done for it: it may be overwritten any moment
+            await self._state.replace(EPOCH, f"{waiting[0].epoch}\n".encode("ascii"), expected=tag)
+        return waiting
+
+    async def epoch(self) -> int:
+        """The newest writer's epoch that was ever pending; 0: none. Raises Tampered."""
+        return (await self._epoch())[0]
+
+    async def _epoch(self) -> tuple[int, Tag | None]:
+        try:
+            stored = await self._state.get(EPOCH)
+            return parse_decimal(stored.data.decode("ascii").removesuffix("\n")), stored.tag
+        except ObjectMissing:
+            return 0, None
+        except ValueError as error:
+            raise Tampered(
+                f"{self._state.where}/{EPOCH} is no number", hint="restore the mirror's state from its own backup"
+            ) from error
 
     async def _take(
-        self, known: OpenedCheckpoint | None, tag: Tag | None, wanted: OpenedCheckpoint, report: Report | None
+        self,
+        known: OpenedCheckpoint | None,
+        tag: Tag | None,
+        wanted: OpenedCheckpoint,
+        description: SiteDescription,
+        report: Report | None,
     ) -> OpenedCheckpoint:
         if known is not None and wanted.checkpoint.size < known.checkpoint.size:
             raise RolledBack(
@@ -116,7 +223,10 @@ class Mirror:
                 await self._fork(known, wanted)
             await extend_edge(self._site.objects, known.checkpoint)
             return known
-        await self._verify(known, wanted, report)
+        self._gate()
+        label = await self._verify(known, wanted, report)
+        description.check_permits(label, where=f"site {self._site.name!r}")
+        await self._remember_label(wanted.checkpoint.size, label)
         timestamp_s = max(1, int(self._clock.now().timestamp()))
         signature = self._cosigner.cosign(wanted.note.text, timestamp_s)
         logs = wanted.note.signed_by(self._log.name, self._log.key_id)
@@ -150,14 +260,15 @@ class Mirror:
     async def _adopt(
         self, shown: Cosigned, known: OpenedCheckpoint | None, tag: Tag | None
     ) -> tuple[OpenedCheckpoint, Tag]:
-        await self._verify(known, shown.opened, None)
+        label = await self._verify(known, shown.opened, None)
+        await self._remember_label(shown.opened.checkpoint.size, label)
         tag = await self._state.replace(COSIGNED, format_note(shown.opened.note), expected=tag)
         return shown.opened, tag
 
     async def _show_again(self, known: OpenedCheckpoint, shown: Cosigned | None) -> None:
         """The site shows less than was cosigned: a crash before it was shown, or a site that was rolled back."""
         try:
-            await self._verify(shown.opened if shown else None, known, None)
+            label = await self._verify(shown.opened if shown else None, known, None)
         except Forked:
             raise
         except Tampered as error:
@@ -166,29 +277,106 @@ class Mirror:
                 key=error.key,
                 hint="keep this copy as evidence, and set the site up anew",
             ) from error
+        await self._remember_label(known.checkpoint.size, label)
         await self._show(known.note)
 
     async def _show(self, note: Note) -> None:
-        shown = await read_cosigned(self._site, self._log)
-        if shown is None or format_note(shown.opened.note) != format_note(note):
+        shown, garbage = await self._look((await self._remembered())[0])
+        if garbage is not None:
+            # A crash before the swap finds the garbage again, and keeps it once.
+            alarm = await garbage.keep(self._evidence, self._site.name, "what was cosigned last is shown again")
+            self.alarms.raise_(alarm)
+            await self._site.objects.replace(CHECKPOINT, format_note(note), expected=garbage.stored.tag)
+        elif shown is None or format_note(shown.opened.note) != format_note(note):
             await self._site.objects.replace(CHECKPOINT, format_note(note), expected=shown.tag if shown else None)
+
+    async def _look(self, known: OpenedCheckpoint | None) -> tuple[Cosigned | None, Garbage | None]:
+        """What the site shows. Where that is garbage, what it showed before, as far as versions are kept.
+
+        Raises:
+            Forked: the log has signed what is there, and it is of another history than what is known.
+            Tampered: the log has signed it, this mirror has not, and whether it is of this history cannot be told.
+        """
+        try:
+            return await read_cosigned(self._site, self._log), None
+        except Tampered as error:
+            garbage = await find_garbage(self._site, self._log, CHECKPOINT, error.what)
+            if garbage is None:
+                return await read_cosigned(self._site, self._log), None
+            if garbage.opened is not None:
+                if known is None:
+                    raise
+                await self._compare_whole(known, garbage.opened)
+        return await older_cosigned(self._site, self._log), garbage
+
+    async def _compare_whole(self, known: OpenedCheckpoint, other: OpenedCheckpoint) -> None:
+        """Prove that a checkpoint of the log, not cosigned, is of the history known. Raises as `_look`."""
+        await self.compare(known, other)
+        older, newer = sorted((known, other), key=lambda one: one.checkpoint.size)
+        objects = EveryVersion(self._site.objects, self.alarms, keyring=False)
+        tiles = await AuthenticatedTiles.open(objects, newer.checkpoint)
+        try:
+            if (await tiles.frontier_at(older.checkpoint.size)).root() != older.checkpoint.root:
+                await self._fork(known, other)
+        finally:
+            tiles.close()
 
     # -- what it verifies --
 
-    async def _verify(self, old: OpenedCheckpoint | None, new: OpenedCheckpoint, report: Report | None) -> None:
-        """Everything that was added is there, entries and keys, and extends `old`. Raises as `advance`."""
+    async def _verify(
+        self,
+        old: OpenedCheckpoint | None,
+        new: OpenedCheckpoint,
+        report: Report | None,
+        *,
+        elsewhere: ObjectStore | None = None,
+    ) -> Label:
+        """Everything that was added is there, entries and keys, and extends `old`. Raises as `advance`.
+
+        Returns what the log is classified as then. `elsewhere`: where to look, other than at the site; nothing of that
+        is remembered.
+        """
         head = (old.checkpoint.size, old.checkpoint.root) if old else (0, EMPTY_ROOT)
-        objects = EveryVersion(self._site.objects, self.alarms, keyring=False)
+        objects = EveryVersion(elsewhere or self._site.objects, self.alarms, keyring=False)
         keyring = KeyringAudit(self._log.name, objects)
+        classification = Classification(await self._label_at(old.checkpoint, objects) if old else DEFAULT)
+
+        async def take(start: int, entries: Sequence[bytes]) -> None:
+            await keyring.take(start, entries)
+            await classification.take(start, entries)
+
         try:
-            await verify_growth(objects, head, new.checkpoint, on_bundle=keyring.take, report=report)
+            await verify_growth(objects, head, new.checkpoint, on_bundle=take, report=report)
         except Forked:
             assert old is not None
             await self._fork(old, new)
         await keyring.check(objects, erased=await self._eraser.known())
-        await self._eraser.remember(keyring.acts)
+        if elsewhere is None:
+            await self._eraser.remember(keyring.acts)
+        return classification.label
 
-    async def _fork(self, one: OpenedCheckpoint, other: OpenedCheckpoint) -> None:
+    async def _label_at(self, tree: Checkpoint, objects: ObjectStore) -> Label:
+        """What the log was classified as at a cosigned size: as remembered, else by all of its entries, once."""
+        with suppress(ObjectMissing):
+            size, _, label = (await self._state.get(LABEL)).data.decode("ascii", "replace").strip().partition(" ")
+            if size.isdecimal() and int(size) <= tree.size:  # not one that was remembered, but never cosigned
+                self._label = ledger_label(label)
+                return self._label
+        found = Classification()
+        await verify_growth(objects, (0, EMPTY_ROOT), tree, on_bundle=found.take)
+        return found.label
+
+    async def _remember_label(self, size: int, label: Label) -> None:
+        """Before what it was verified with is cosigned; only where it is another than before."""
+        if self._label is label:
+            return
+        tag = None
+        with suppress(ObjectMissing):
+            tag = (await self._state.get(LABEL)).tag
+        await self._state.replace(LABEL, f"{size} {label.value}\n".encode("ascii"), expected=tag)
+        self._label = label
+
+    async def _fork(self, one: OpenedCheckpoint, other: OpenedCheckpoint) -> NoReturn:
         """Keep both checkpoints, for good, and refuse. Raises Forked."""
         for opened in (one, other):
             data = format_note(opened.note)
@@ -210,7 +398,13 @@ class Mirror:
         )
 
     async def _drop_partials(self, old: int, new: int) -> None:
-        """Delete the partial tiles whose full tile is verified now (C2SP tlog-tiles, "Partial Tiles")."""
-        for tile in completed_partials(old, new):
-            async for key in self._site.objects.list_keys(f"{tile.full.path}.p/"):
-                await self._site.objects.delete(key)
+        """Delete the partial tiles whose full tile is verified now (C2SP tlog-tiles, "Partial Tiles").
+
+        Not only those of the last cosigned size: more may have been shipped before this mirror came to look.
+        """
+        for batch in map(full_of, batches(old, new)):
+            full = {tile.path for tile in batch.tiles}
+            for prefix in batch.prefixes:
+                async for key in self._site.objects.list_keys(prefix):
+                    if is_partial_of(key, full):
+                        await self._site.objects.delete(key)

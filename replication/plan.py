@@ -9,7 +9,7 @@ from itertools import groupby
 from ledger.core.tiles import Tile, growth
 
 LISTED_TILES_MIN = 32
-"""Fewer tiles than this are put without asking first which are there; putting the same bytes again is fine."""
+"""Fewer tiles than this need not be asked for first: putting the same bytes again is fine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Batch:
     @property
     def prefixes(self) -> tuple[str, ...]:
         """What to list to see which are there: the folder's own tiles, without the folders below it (x000/, ...)."""
-        if len(self.tiles) < LISTED_TILES_MIN:
-            return ()
-        return tuple(f"{self.folder}/{digit}" for digit in range(10))
+        digits = 1 if len(self.tiles) >= LISTED_TILES_MIN else 2
+        end = len(self.folder) + 1 + digits
+        return tuple(sorted({tile.full.path[:end] for tile in self.tiles}))
 
 
 def batches(old: int, new: int) -> Iterator[Batch]:
@@ -40,3 +40,14 @@ def _folder(tile: Tile) -> str:
 def missing(batch: Batch, present: Collection[str]) -> tuple[Tile, ...]:
     """The tiles of a batch that are not among the keys `present`."""
     return tuple(tile for tile in batch.tiles if tile.path not in present)
+
+
+def full_of(batch: Batch) -> Batch:
+    """The full tiles of a batch."""
+    return Batch(batch.folder, tuple(tile for tile in batch.tiles if not tile.partial))
+
+
+def is_partial_of(key: str, full: Collection[str]) -> bool:
+    """Whether a key is that of a partial tile of one of the full ones, by path."""
+    path, partial, _ = key.partition(".p/")
+    return bool(partial) and path in full

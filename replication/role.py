@@ -25,6 +25,7 @@ from ledger.store.versions import Alarm
 from replication.http.uploads import Upload, Uploads
 from replication.http.wire import AddCheckpoint
 from replication.mirror import Mirror
+from replication.quota import Quota
 from replication.site import SITE, Site, check_site, parse_description
 
 
@@ -42,6 +43,7 @@ class Opened:
 
     mirror: Mirror
     uploads: Uploads
+    quota: Quota
 
 
 class SiteRole:
@@ -95,8 +97,11 @@ class SiteRole:
         """
         if self._opened is None:
             site, key = await self._identify()
-            mirror = Mirror(site, key.cosigner, self.log, self.origin, self._clock, key.state)
-            self._opened = Opened(mirror, Uploads(self.log, mirror, key.state, self._nonce))
+            quota = Quota(site, key.cosigner, self._clock)
+            mirror = Mirror(
+                site, key.cosigner, self.log, self.origin, self._clock, key.state, gate=lambda: quota.check()
+            )
+            self._opened = Opened(mirror, Uploads(self.log, mirror, key.state, self._nonce, quota), quota)
         return self._opened
 
     async def _identify(self) -> tuple[Site, MirrorKey]:
@@ -120,6 +125,11 @@ class SiteRole:
         await check_site(site, self.origin)  # only now is it verified
         return site, key
 
+    @property
+    def quota(self) -> Quota | None:
+        """What is known of the room at the site; None: it was not opened yet."""
+        return None if self._opened is None else self._opened.quota
+
     # -- rounds --
 
     async def round(self) -> OpenedCheckpoint | None:
@@ -129,13 +139,16 @@ class SiteRole:
         self.rounds += 1
         try:
             async with self._lock:
-                cosigned = await (await self.opened()).mirror.advance()
+                opened = await self.opened()
+                await opened.quota.look(await check_site(opened.mirror.site, self.origin))
+                cosigned = await opened.mirror.advance()
+                if cosigned is not None:
+                    self.size = cosigned.checkpoint.size
+                opened.quota.check()  # also when nothing new is asked for: so that it is said
         except JinshiError as error:
             self.trouble = error
             return None
         self.trouble = None
-        if cosigned is not None:
-            self.size = cosigned.checkpoint.size
         return cosigned
 
     async def add_checkpoint(self, asked: AddCheckpoint) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, cast
 
+from ledger.classification import check_permitted
 from ledger.core.canonical import JsonValue, canonicalize, parse_json
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, parse_checkpoint
+from ledger.core.classification import Label, site_label, site_network
 from ledger.core.cosignature import Cosignature, verify_cosignature, verify_log_signature
 from ledger.core.encoding import parse_decimal
 from ledger.core.event import event_time_us, format_time
@@ -36,6 +38,8 @@ from ledger.store.versions import read_checked
 
 SITE: Final = "site.json"
 PENDING: Final = "pending"
+NOTICE: Final = "notice"
+"""What the site's role has to say to whoever ships there (replication/quota.py)."""
 FORMAT: Final = 1
 _PENDING_HEADER: Final = "jinshi/pending/v1"
 
@@ -56,7 +60,7 @@ class Site:
 class SiteDescription:
     """What `site.json` says (docs/formats.md, section 3). `retention_days` None: for ever.
 
-    `lock_days` None: there is no Object Lock.
+    `lock_days` None: there is no Object Lock. `network` None: it is not stated. `quota_bytes` None: there is none.
     """
 
     origin: str
@@ -66,6 +70,12 @@ class SiteDescription:
     classification: str
     created: str
     lock_days: int | None = None
+    network: str | None = None
+    quota_bytes: int | None = None
+
+    def check_permits(self, label: Label, *, where: str) -> None:
+        """Whether the site may hold a ledger of this classification. Raises NotPermitted."""
+        check_permitted(label, site_label(self.classification), site_network(self.network or ""), where=where)
 
 
 def format_description(description: SiteDescription) -> bytes:
@@ -81,6 +91,10 @@ def format_description(description: SiteDescription) -> bytes:
     }
     if description.lock_days is not None:
         value["lock_days"] = description.lock_days
+    if description.network is not None:
+        value["network"] = description.network
+    if description.quota_bytes is not None:
+        value["quota_bytes"] = description.quota_bytes
     return canonicalize(value) + b"\n"
 
 
@@ -90,13 +104,11 @@ def parse_description(text: bytes) -> SiteDescription:
         value = parse_json(text)
         if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
             raise Malformed("its format is unknown")
-        retention, lock = value.pop("retention_days", None), value.pop("lock_days", None)
+        numbers = {name: value.pop(name, None) for name in ("retention_days", "lock_days", "quota_bytes")}
         texts = {name: part for name, part in value.items() if isinstance(part, str)}
-        if isinstance(retention, bool) or not isinstance(retention, int | None) or texts != value:
+        if texts != value or any(isinstance(one, bool) or not isinstance(one, int | None) for one in numbers.values()):
             raise Malformed("a member is not what it should be")
-        if isinstance(lock, bool) or not isinstance(lock, int | None):
-            raise Malformed("a member is not what it should be")
-        description = SiteDescription(retention_days=retention, lock_days=lock, **texts)
+        description = SiteDescription(**cast(Any, {**texts, **numbers}))
         event_time_us(description.created)
     except TypeError as error:  # a member is missing, or unknown
         raise MalformedNote("it is no site.json (its members are not those of format 1)") from error
@@ -115,6 +127,8 @@ async def init_site(
     classification: str = "internal",
     retention_days: int | None = None,
     lock_days: int | None = None,
+    network: str | None = None,
+    quota_bytes: int | None = None,
     now: datetime,
 ) -> SiteDescription:
     """Write `site.json`, the first object of a site; finding one for the same ledger and mirror is fine.
@@ -125,13 +139,13 @@ async def init_site(
         StoreUnavailable, DiskFull: it cannot be written.
     """
     created = format_time(round(now.timestamp() * 1_000_000))
-    description = SiteDescription(origin, site.name, cosigner.vkey, retention_days, classification, created, lock_days)
-    text = format_description(description)
-    signature = NoteSignature(site.mirror.name, site.mirror.site_key_id, cosigner.sign_site(text))
+    description = SiteDescription(
+        origin, site.name, cosigner.vkey, retention_days, classification, created, lock_days, network, quota_bytes
+    )
     try:
         found = await read_description(site, origin)
     except ObjectMissing:
-        await site.objects.replace(SITE, format_note(Note(text, (signature,))), expected=None)
+        await site.objects.replace(SITE, sign_description(description, site, cosigner), expected=None)
         return description
     except Untrusted as error:
         raise Conflict(
@@ -140,6 +154,25 @@ async def init_site(
     if found.site != site.name:
         raise Conflict(f"{site.objects.where} is the site {found.site!r} already", hint="choose another place")
     return found
+
+
+async def describe_anew(site: Site, cosigner: Cosigner, description: SiteDescription) -> None:
+    """Write `site.json` in place of the one that is there: the site's own role has changed what it may hold.
+
+    Raises:
+        ObjectMissing: there is none.
+        CompareFailed: somebody else has changed it meanwhile.
+        StoreUnavailable, DiskFull: it cannot be written.
+    """
+    tag = (await site.objects.get(SITE)).tag
+    await site.objects.replace(SITE, sign_description(description, site, cosigner), expected=tag)
+
+
+def sign_description(description: SiteDescription, site: Site, cosigner: Cosigner) -> bytes:
+    """The bytes of `site.json`."""
+    text = format_description(description)
+    signature = NoteSignature(site.mirror.name, site.mirror.site_key_id, cosigner.sign_site(text))
+    return format_note(Note(text, (signature,)))
 
 
 async def read_description(site: Site, origin: str) -> SiteDescription:
@@ -226,20 +259,24 @@ def parse_pending(data: bytes) -> Pending:
 async def read_pending(site: Site, log: VerifierKey) -> tuple[Pending, OpenedCheckpoint, Tag] | None:
     """What is pending at a site, its log signature verified; None: nothing. Raises Tampered."""
 
-    def check(data: bytes) -> tuple[Pending, OpenedCheckpoint]:
-        try:
-            pending = parse_pending(data)
-            opened = parse_checkpoint(pending.checkpoint)
-            check_log(opened, log)
-        except (MalformedNote, Untrusted) as error:
-            raise Tampered(f"{site.objects.where}/{PENDING}: {error.what}", key=PENDING, hint=error.hint) from error
-        return pending, opened
-
     try:
-        (pending, opened), tag = await read_checked(site.objects, PENDING, check, newest_first=True)
+        (pending, opened), tag = await read_checked(
+            site.objects, PENDING, lambda data: check_pending(data, site, log), newest_first=True
+        )
     except ObjectMissing:
         return None
     return pending, opened, tag
+
+
+def check_pending(data: bytes, site: Site, log: VerifierKey) -> tuple[Pending, OpenedCheckpoint]:
+    """What is pending, from its bytes, the log's signature verified. Raises Tampered."""
+    try:
+        pending = parse_pending(data)
+        opened = parse_checkpoint(pending.checkpoint)
+        check_log(opened, log)
+    except (MalformedNote, Untrusted) as error:
+        raise Tampered(f"{site.objects.where}/{PENDING}: {error.what}", key=PENDING, hint=error.hint) from error
+    return pending, opened
 
 
 # -- checkpoint ---------------------------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ def register(app: typer.Typer) -> None:
         return
     from cli.commands import (
         audit,
+        classify,
         drill,
         erase,
         evidence,
         index,
         init,
         keys,
+        media,
         prove,
         read,
         record,
@@ -35,6 +37,7 @@ def register(app: typer.Typer) -> None:
     for module in (
         init,
         source,
+        classify,
         record,
         read,
         show,
@@ -46,6 +49,7 @@ def register(app: typer.Typer) -> None:
         site,
         witness,
         replicate,
+        media,
         scrub,
         serve,
         status,

@@ -10,6 +10,7 @@ import typer
 from cli.config import SQLITE
 from cli.display import render
 from cli.session import run_async, session_of
+from ledger.core.classification import DEFAULT, parse_label, parse_network
 
 if TYPE_CHECKING:
     from cli.making.create import Made
@@ -21,6 +22,7 @@ EXAMPLES = """[bold]Examples[/]
   jinshi init /srv/published --clear              # published data: nothing is sealed unless declared so
   jinshi --passphrase-file /run/secrets/jinshi init /srv/ledger --keys /media/keys
   PGPASSWORD=... jinshi init /srv/ledger --store 'postgresql://jinshi@db.example.gov/ledgers?schema=cases'
+  jinshi init /srv/cases --classification 机密 --no-sites     # above internal: sites say on which network they stand
   BAO_TOKEN=... jinshi init /srv/ledger --kek openbao+https://bao.example.gov:8200/transit/jinshi
 """
 
@@ -60,6 +62,12 @@ def init(
         ),
     ] = True,
     sites: Annotated[bool, typer.Option("--sites/--no-sites", help="Make the two default sites in DIR-sites.")] = True,
+    classification: Annotated[
+        str, typer.Option(metavar="LABEL", help="How sensitive it is: public, internal, mimi, jimi, juemi.")
+    ] = DEFAULT.value,
+    network: Annotated[
+        str, typer.Option(metavar="NAME", help="Where the default sites stand (see docs/mutual-backup.md).")
+    ] = "",
 ) -> None:
     """Make a new ledger in DIR: its entries, keys under a passphrase, and two directory sites beside it.
 
@@ -77,6 +85,8 @@ def init(
         kek=kek,
         sealed=sealed,
         store=store,
+        classification=parse_label(classification),
+        network=parse_network(network),
     )
     made = run_async(lambda: create_ledger(request, session.environment))
     _show(made, sealed=sealed)

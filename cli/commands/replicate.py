@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +20,13 @@ from cli.session import Session, raise_worst, run_async, session_of
 from cli.sites.rounds import Keys, Outcome, log_news, replicate_site
 from cli.sites.witnesses import Asked, ask_all
 from cli.wiring.ledgers import OpenLedger, load_log_key, open_for_writing, open_ledger
+from cli.wiring.shipping import Shipping
 from ledger.errors import Fenced, InvalidRequest, LockHeld, MalformedNote
 from ledger.tasks import Report, run_bounded
+from replication.follower import PARALLEL, PARALLEL_MAX, FollowerLimits
 
 SITES_PARALLEL_MAX = 8
+CARRIED = "by its receipts; no line leads there: jinshi media export carries the rest"
 WITNESSES = " the witnesses"
 """Among the tasks that run for sites; no site has such a name."""
 
@@ -46,6 +50,9 @@ def replicate(
     site: Annotated[list[str] | None, typer.Option(metavar="NAME", help="This site only; can be repeated.")] = None,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often, without --once.")] = 5.0,
     whole: Annotated[bool, typer.Option("--whole", help="Also ship what a site once had, and has lost since.")] = False,
+    parallel: Annotated[
+        int, typer.Option(min=1, max=PARALLEL_MAX, metavar="N", help="Objects on their way to each site at once.")
+    ] = PARALLEL,
 ) -> None:
     """Ship what is published to the sites; their mirrors verify and cosign it.
 
@@ -55,15 +62,19 @@ def replicate(
     session = session_of(context)
     if whole and not once:
         raise InvalidRequest("--whole goes through everything, once", hint="add --once")
+    limits = FollowerLimits(parallel=parallel)
     if once:
-        outcomes, asked = run_async(lambda: _once(session, site, whole=whole))
+        outcomes, asked = run_async(lambda: _once(session, site, whole=whole, limits=limits))
+        sites = read_settings(LedgerPaths(session.ledger.absolute())).sites
+        offline = {one.name for one in sites if one.offline}
         for outcome in outcomes:
             if outcome.error is None:
-                render.say(f"site {outcome.site}: {render.count(outcome.size, 'entry')}, {_how_far(outcome)}")
+                how_far = CARRIED if outcome.site in offline else _how_far(outcome)
+                render.say(f"site {outcome.site}: {render.count(outcome.size, 'entry')}, {how_far}")
         raise_worst([(one.site, one.error) for one in outcomes if one.error is not None])
         show_asked(asked)
         return
-    run_async(lambda: _for_ever(session, site, every))
+    run_async(lambda: _for_ever(session, site, every, limits))
 
 
 def _how_far(outcome: Outcome) -> str:
@@ -78,10 +89,13 @@ def _is_mirrored(ledger: OpenLedger, site: str) -> bool:
     return Path(ledger.settings.site(site).mirror_key).is_file()
 
 
-async def _once(session: Session, only: list[str] | None, *, whole: bool) -> tuple[list[Outcome], list[Asked]]:
+async def _once(
+    session: Session, only: list[str] | None, *, whole: bool, limits: FollowerLimits
+) -> tuple[list[Outcome], list[Asked]]:
     passphrase = session.passphrase()
     await _publish(session, passphrase)
     async with open_ledger(session.ledger, session.environment) as ledger:
+        ledger.shipping.limits = limits
         outcomes: dict[str, Outcome] = {}
 
         async def one(name: str, bars: Callable[[str], Report]) -> None:
@@ -118,21 +132,25 @@ async def _publish(session: Session, passphrase: str) -> None:
         get_logger().debug("another process is writing; shipping what it has published")
 
 
-async def _for_ever(session: Session, only: list[str] | None, every_s: float) -> None:
+async def _for_ever(session: Session, only: list[str] | None, every_s: float, limits: FollowerLimits) -> None:
     """Every site at its own pace, so that a slow or broken one keeps no other waiting."""
     passphrase = session.passphrase()
     keys = Keys(passphrase)
     load_log_key(LedgerPaths(session.ledger).log_key, passphrase)  # a wrong one stops this here, not at every round
     running: dict[str, asyncio.Task[None]] = {}
     shown: dict[str, str] = {}
+    shipping: Shipping | None = None
     try:
         while True:
             await _publish(session, passphrase)
             async with open_ledger(session.ledger, session.environment) as ledger:
                 await settle(ledger, session.environment, passphrase)
+                shipping = shipping or ledger.shipping
+                shipping.limits = limits
+                shipping.follow(ledger.settings)  # also for rounds that take long
             for name in only or [site.name for site in read_settings(LedgerPaths(session.ledger)).sites]:
                 if name not in running:
-                    running[name] = asyncio.create_task(_round(session, name, keys, shown))
+                    running[name] = asyncio.create_task(_round(session, name, keys, shown, shipping))
             if not only and WITNESSES not in running:
                 running[WITNESSES] = asyncio.create_task(_ask_witnesses(session, shown))
             await asyncio.sleep(every_s)
@@ -144,9 +162,10 @@ async def _for_ever(session: Session, only: list[str] | None, every_s: float) ->
         await asyncio.gather(*running.values(), return_exceptions=True)
 
 
-async def _round(session: Session, name: str, keys: Keys, shown: dict[str, str]) -> None:
+async def _round(session: Session, name: str, keys: Keys, shown: dict[str, str], shipping: Shipping) -> None:
     """Bring one site up to date and log how it went, if that is news. Raises Fenced: another primary has taken over."""
-    async with open_ledger(session.ledger, session.environment) as ledger:
+    async with open_ledger(session.ledger, session.environment) as opened:
+        ledger = replace(opened, shipping=shipping)
         with progress_bars() as bars:
             mirrored = _is_mirrored(ledger, name)
             outcome = await replicate_site(ledger, ledger.site(name), keys, bars, mirrored=mirrored)

@@ -12,6 +12,7 @@ from cli.config import LedgerPaths
 from cli.display import render
 from cli.display.progress import progress_bar
 from cli.session import Session, raise_worst, run_async, session_of
+from cli.sites.scrub_alarms import alarm_alone
 from cli.sites.scrubbing import Scrubbed, Wanted, names_of, parse_rate, parse_time, recording, scrub_site
 from cli.wiring.ledgers import load_log_key, open_ledger, read_policy
 from ledger.errors import JinshiError, Tampered
@@ -65,6 +66,7 @@ def scrub(
         except JinshiError as error:
             failed.append((name, error))
             continue
+        run_async(partial(alarm_alone, session.ledger, session.environment, passphrase, done.report.to_event()))
         if json:
             render.print_json({**done.report.to_json(), "index": done.index})
         else:

@@ -11,6 +11,7 @@ from cli.commands.roles import ClientCa, TlsCert, TlsKey, run_server, say_ready,
 from cli.session import session_of
 from ledger.acknowledging import ACK_TIMEOUT_S, ACK_TIMEOUT_S_MAX
 from ledger.errors import InvalidRequest
+from replication.follower import PARALLEL, PARALLEL_MAX
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -37,6 +38,12 @@ def serve(
         bool, typer.Option("--replicate/--no-replicate", help="Keep the sites up to date as well.")
     ] = True,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often the sites are served.")] = 5.0,
+    parallel: Annotated[
+        int, typer.Option(min=1, max=PARALLEL_MAX, metavar="N", help="Objects on their way to each site at once.")
+    ] = PARALLEL,
+    ship_every: Annotated[
+        float, typer.Option(min=0.0, metavar="SECONDS", help="Ship at most so often, while nobody waits for the sites.")
+    ] = 0.0,
     ack_timeout: Annotated[
         float,
         typer.Option(
@@ -87,6 +94,8 @@ def serve(
         tls=tls_files(tls_cert, tls_key, client_ca),
         replicate=replicate,
         replicate_every_s=every,
+        ship_every_s=ship_every,
+        parallel=parallel,
         open_to=frozenset(map(_fingerprint, open_to or ())),
         limits=HttpLimits(ack_timeout_s=ack_timeout),
         alarms=AlarmSettings(alarm_lag, alarm_unreachable, alarm_disk_free, alarm_certificate, alarm_webhook),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.commands import site_serve
+from cli.commands import site_holdings, site_host, site_serve, site_throttle
+from cli.commands.media import add_offline
 from cli.commands.status import show_sites, site_states
 from cli.config import LedgerPaths, read_settings
 from cli.display import render
@@ -19,6 +21,7 @@ from cli.system import SystemClock
 from cli.wiring.credentials import Use, check_reference
 from cli.wiring.ledgers import open_ledger
 from ledger.core.acknowledgement import ROLES
+from ledger.core.classification import DEFAULT
 from ledger.errors import InvalidRequest
 from replication.locks import extend_all
 from restore.fetch import SiteCopy, open_site, verify_site
@@ -29,6 +32,8 @@ ADD_EXAMPLES = """[bold]Examples[/]
   jinshi site add remote 's3://backups/jinshi?endpoint=https://s3.example.gov&region=cn-1'
   jinshi site add remote 's3://backups/jinshi?endpoint=https://s3.example.gov' --lock-days 30 \\
     --credentials env:REMOTE_WRITER --mirror-credentials file:/etc/jinshi/remote-mirror.json
+  jinshi site add city-b /mnt/city-b --mirror 'a.example/log/mirror/city-b+1a2b...'  # hosted there
+  jinshi site add archive archive.receipt --offline      # no line leads there: docs/media.md
 
 The credentials of an S3 site come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where no others are named.
 """
@@ -54,6 +59,9 @@ site_app = typer.Typer(help="Where the copies are: add a site, list them, see ho
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     site_serve.register(site_app)
+    site_throttle.register(site_app)
+    site_host.register(site_app)
+    site_holdings.register(site_app)
     app.add_typer(site_app, name="site")
 
 
@@ -62,7 +70,18 @@ def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called: same-city, remote, ...")],
     place: Annotated[str, typer.Argument(metavar="PATH|URL", help="A directory, or s3://BUCKET/PREFIX.")],
-    classification: Annotated[str, typer.Option(metavar="LABEL", help="The most sensitive it may hold.")] = "internal",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="No line leads there; PATH is the file that jinshi media init wrote.")
+    ] = False,
+    classification: Annotated[
+        str, typer.Option(metavar="LABEL", help="The most sensitive it may hold.  [default: internal]")
+    ] = "",
+    network: Annotated[
+        str, typer.Option(metavar="NAME", help="Where it stands (docs/mutual-backup.md).  [default: not stated]")
+    ] = "",
+    mirror: Annotated[
+        str, typer.Option(metavar="VKEY", help="Whose site it is already: what jinshi site host has said there.")
+    ] = "",
     retention_days: Annotated[
         int | None, typer.Option(min=1, metavar="DAYS", help="How long it keeps things.  [default: for ever]")
     ] = None,
@@ -93,11 +112,24 @@ def add(
     session = session_of(context)
     if role not in ("", *ROLES):
         raise InvalidRequest(f"{role!r} is no role of a site", hint=f"give {' or '.join(ROLES)}")
+    if offline:
+        if classification or network or mirror or retention_days or lock_days or credentials or mirror_credentials:
+            raise InvalidRequest("what a site is, is said in the file it has sent", hint="give nothing but --role")
+        add_offline(session, name, Path(place), role)
+        return
+    if mirror:
+        if classification or network or retention_days or lock_days or mirror_credentials or accept:
+            raise InvalidRequest(
+                "what a site is, is said by whoever hosts it", hint="leave it out: its site.json has it already"
+            )
+        site_host.add_hosted(session, name, place, mirror, role, credentials, reader_credentials)
+        return
     request = Request(
         root=session.ledger,
         name=name,
         place=place,
-        classification=classification,
+        classification=classification or DEFAULT.value,
+        network=network,
         retention_days=retention_days,
         passphrase=session.passphrase(),
         role=role,
@@ -146,12 +178,17 @@ def list_(
                     "role": site.counts_as,
                     "mirror": site.mirror,
                     "mirror_key": site.mirror_key,
+                    "classification": site.classification,
+                    "network": site.network,
                 }
             )
         return
     render.table(
-        ("SITE", "WHERE", "ROLE", "CLASSIFICATION"),
-        [(site.name, site.url, site.counts_as, site.classification) for site in settings.sites],
+        ("SITE", "WHERE", "ROLE", "MAY HOLD", "NETWORK"),
+        [
+            (site.name, site.url, site.counts_as, site.classification, site.network or "not stated")
+            for site in settings.sites
+        ],
     )
 
 

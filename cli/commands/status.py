@@ -11,19 +11,25 @@ from typing import Annotated
 
 import typer
 
+from cli.config import read_settings
 from cli.display import render
 from cli.display.progress import stdout
 from cli.session import Session, run_async, session_of
+from cli.sites.throttling import ShownPhase, phase_of
 from cli.system import SystemClock
 from cli.wiring.ledgers import OpenLedger, mirror_memory, open_ledger
 from ledger.alarms import StandingAlarm, read_alarms
+from ledger.classification import read_label
 from ledger.core.acknowledgement import LOCAL, AckPolicy, is_possible
+from ledger.core.classification import parse_label
 from ledger.core.entry import decode_entry
 from ledger.core.merkle import CompactRange
 from ledger.errors import JinshiError
 from ledger.lag import Lag, LagMeter
 from ledger.sources import read_sources
 from ledger.store.base import Selection
+from replication.quota import Notice, Room, read_notice
+from replication.schedule import OFF
 from replication.site import Site, SiteState, site_state
 
 COUNTED_MAX = 1_000
@@ -45,13 +51,22 @@ class SiteView:
     state: SiteState
     size: int
     lag: Lag
+    phase: ShownPhase | None = None
+    offline: bool = False
+    room: str | None = None
+    full: bool = False
 
     @property
     def fine(self) -> bool:
-        return self.state.problem is None
+        return (
+            self.state.problem is None
+            and not self.offline
+            and not self.full
+            and (self.phase is None or self.phase.rate != OFF)
+        )
 
     @property
-    def json(self) -> dict[str, str | int | float | bool | None]:
+    def json(self) -> dict[str, object]:
         return {
             "name": self.state.name,
             "where": self.state.where,
@@ -65,6 +80,10 @@ class SiteView:
             "last_cosigned": self.state.last_cosigned,
             "problem": self.state.problem,
             "tampered": self.state.tampered,
+            "offline": self.offline,
+            "room": self.room,
+            "full": self.full,
+            "throttle": None if self.phase is None else self.phase.json,
         }
 
 
@@ -144,6 +163,7 @@ def _show_status(session: Session, found: Status) -> None:
             "origin": str(about["origin"]),
             "entries": f"{about['tree_size']:,}",
             "published": f"{about['published_size']:,}",
+            "classified": parse_label(str(about["classification"])).shown,
             "root": str(about["root_hash"]),
         }
     )
@@ -171,6 +191,7 @@ async def _status(ledger: OpenLedger, meter: LagMeter) -> Status:
         "tree_size": head.size,
         "root_hash": CompactRange(head.size, head.frontier).root().hex(),
         "published_size": 0 if last is None else last.size,
+        "classification": (await read_label(ledger.store)).value,
     }
     sites = await _views(ledger, meter)
     alarms = sorted((await read_alarms(ledger.store)).values(), key=lambda one: one.index)
@@ -203,13 +224,33 @@ async def _views(ledger: OpenLedger, meter: LagMeter) -> list[SiteView]:
 
     head, now = await ledger.reader.head(), SystemClock().now()
 
-    async def ask(site: Site) -> tuple[SiteState, int]:
+    async def ask(site: Site) -> tuple[SiteState, int, Notice | None]:
         state = await site_state(site, ledger.log_key, head_size=head.size, recordedtime_of=recordedtime_of, now=now)
-        return state, state.size if state.problem is None else await _remembered(ledger, state)
+        if state.problem is not None:
+            return state, await _remembered(ledger, state), None
+        notice = None
+        with suppress(JinshiError):
+            notice = await read_notice(site, ledger.origin)
+        return state, state.size, notice
 
     found = await asyncio.gather(*(ask(site) for site in ledger.sites()))
-    lags = {size: await meter.of(size) for size in sorted({size for _, size in found})}
-    return [SiteView(ledger.settings.site(state.name).counts_as, state, size, lags[size]) for state, size in found]
+    lags = {size: await meter.of(size) for size in sorted({size for _, size, _ in found})}
+    settings = {
+        site.name: site for site in read_settings(ledger.paths).sites
+    }  # a throttle may be set while one watches
+    return [
+        SiteView(
+            settings[state.name].counts_as,
+            state,
+            size,
+            lags[size],
+            phase_of(settings[state.name]),
+            settings[state.name].offline,
+            None if notice is None or notice.room is Room.FINE else notice.what,
+            notice is not None and notice.room is Room.OVER,
+        )
+        for state, size, notice in found
+    ]
 
 
 async def _remembered(ledger: OpenLedger, state: SiteState) -> int:
@@ -232,6 +273,11 @@ def show_sites(sites: Sequence[SiteView], *, json: bool) -> None:
         return
     render.table(("SITE", "ROLE", "ENTRIES", "LAG", "COSIGNED", "STATE"), [_row(site) for site in sites])
     for site in sites:
+        if site.phase is not None:
+            render.say(f"site {site.state.name}: {site.phase.text}")
+    for site in sites:
+        if site.room:
+            render.warn(site.room)
         if site.state.problem:
             render.warn(f"site {site.state.name}: {site.state.problem}")
 
@@ -241,8 +287,11 @@ def _row(site: SiteView) -> tuple[str, ...]:
     if site.lag.entries:
         weight = "" if site.lag.bytes is None else f", {render.size(site.lag.bytes)}"
         lag = f"{render.count(site.lag.entries, 'entry')}{weight}, {render.duration(site.lag.seconds)}"
-    verdict = "fine" if not site.lag.entries else "behind"
+    behind = "by media" if site.offline else "behind"
+    verdict = "fine" if not site.lag.entries else behind
     if site.state.problem:
         verdict = "TAMPERED" if site.state.tampered else "not reachable"
+    elif site.full:
+        verdict = "FULL"
     cosigned = render.moment(site.state.last_cosigned or ("never" if not site.size else "not known"))
     return site.state.name, site.role, f"{site.size:,}", lag, cosigned, verdict

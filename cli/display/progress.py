@@ -26,11 +26,18 @@ def progress_bars(unit: str = "entries") -> Iterator[Callable[[str], Report]]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f}/s" if task.speed else "")
 
     columns = (
         TextColumn("{task.description}"),
@@ -38,6 +45,7 @@ def progress_bars(unit: str = "entries") -> Iterator[Callable[[str], Report]]:
         TaskProgressColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
+        RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

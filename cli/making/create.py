@@ -34,6 +34,7 @@ from cli.wiring.stores import discard_store, forget_claim, make_store, settle_st
 from ledger.core.acts import CREATED, SITE_ADDED, acts_source
 from ledger.core.canonical import JsonValue
 from ledger.core.checkpoint import origin_prefix
+from ledger.core.classification import DEFAULT, Label, Network, check_site_label
 from ledger.core.event import Event
 from ledger.core.note import VerifierKey, parse_vkey
 from ledger.core.policy import PolicyWitness, format_policy, make_policy
@@ -47,7 +48,6 @@ from ledger.store.base import EntryStore, Prefixed
 from replication.site import Site, init_site
 
 DEFAULT_SITES = ("same-city", "remote")
-CLASSIFICATION = "internal"
 RECOVERY_KEY = "recovery.key"
 PURPOSE = "init"
 
@@ -67,6 +67,15 @@ class Request:
     """Whether whatever is not declared public is sealed."""
     store: str | None = None
     """Where the entries are to be: `sqlite`, or the URL of a PostgreSQL schema. None: `sqlite`."""
+    classification: Label = DEFAULT
+    """How sensitive the ledger is."""
+    network: Network = Network.UNSTATED
+    """On which network the two default sites stand."""
+
+    @property
+    def site_label(self) -> Label:
+        """The most that the default sites may hold."""
+        return max(DEFAULT, self.classification, key=lambda label: label.rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,8 @@ async def create_ledger(request: Request, environment: Environment) -> Made:
     """
     paths = LedgerPaths(request.root.absolute())
     ledger = Place(paths.root, PURPOSE)
+    if request.with_sites:
+        check_site_label(request.site_label, request.network)
     if request.store is not None:
         request = replace(request, store=normal_store(request.store))
     with os_errors():
@@ -184,10 +195,10 @@ async def _fill(
         )
         objects = open_place(str(sites.staged / name), environment, create=True)
         site = Site(name, Prefixed(objects, origin_prefix(origin)), parse_vkey(mirror.vkey))
-        await init_site(site, mirror, origin, classification=CLASSIFICATION, now=SystemClock().now())
-        built.append(
-            SiteSettings(name, str(sites.final / name), mirror.vkey, str(keys.final / key_name), CLASSIFICATION)
-        )
+        label, network = request.site_label.value, request.network.value
+        await init_site(site, mirror, origin, classification=label, network=network or None, now=SystemClock().now())
+        key_file = str(keys.final / key_name)
+        built.append(SiteSettings(name, str(sites.final / name), mirror.vkey, key_file, label, network=network))
     settings = LedgerSettings(
         origin,
         log.vkey,
@@ -205,7 +216,8 @@ async def _fill(
     keyid, wrapped = keyring_object(log.export(), log.vkey, origin, recovery.public)
     await published.put_immutable(KEYRING + keyid, wrapped)
     async with Sequencer(store, SystemClock()) as sequencer:
-        events = first_events(settings, policy, announcement({keyid: wrapped}), sealed=request.sealed)
+        announced = announcement({keyid: wrapped})
+        events = first_events(settings, policy, announced, sealed=request.sealed, label=request.classification)
         await sequencer.append(events, actor=environment.actor)
         await Publisher(store, published, log, origin, epoch=sequencer.epoch).publish()
     return settings
@@ -220,7 +232,7 @@ def policy_of(settings: LedgerSettings) -> bytes:
 
 
 def first_events(
-    settings: LedgerSettings, policy: bytes, keyring: dict[str, JsonValue], *, sealed: bool
+    settings: LedgerSettings, policy: bytes, keyring: dict[str, JsonValue], *, sealed: bool, label: Label
 ) -> list[Event]:
     """What every ledger starts with: entry 0 says which it is, then one event for each site."""
     source = acts_source(settings.origin)
@@ -231,6 +243,7 @@ def first_events(
         "policy": policy.decode(),
         "recovery": settings.recovery,
         "keyring": keyring,
+        "classification": label.value,
     }
     if sealed:
         created["sealing"] = SEALING
@@ -243,6 +256,8 @@ def first_events(
 def site_added(origin: str, site: SiteSettings) -> Event:
     """The event that says a site was added."""
     data: dict[str, JsonValue] = {"site": site.name, "mirror": site.mirror, "classification": site.classification}
+    if site.network:
+        data["network"] = site.network
     return Event.of_json(
         id=f"site-added:{site.name}:{parse_vkey(site.mirror).key_id.hex()}",
         source=acts_source(origin),

@@ -19,6 +19,7 @@ from ledger.protocols import Cosigner
 from ledger.store.base import Prefixed
 from replication.http.common import Face
 from replication.http.mirror import MirrorFace, make_mirror_app
+from replication.quota import Room
 from replication.role import MirrorKey, SiteRole
 
 
@@ -75,7 +76,7 @@ def _keys(files: Mapping[Path, Cosigner], origin: str) -> dict[str, MirrorKey]:
 
 async def keep_up(role: SiteRole, every_s: float) -> None:
     """Round after round, for ever; what is news is logged, once."""
-    shown, named = "", set[str]()
+    shown, named, near = "", set[str](), False
     while True:
         before = role.size
         await role.round()
@@ -85,6 +86,11 @@ async def keep_up(role: SiteRole, every_s: float) -> None:
         elif not trouble and (shown or role.size != before):
             get_logger().info("cosigned", origin=role.origin, size=role.size)
         shown = trouble
+        if role.quota is not None:
+            if role.quota.room is Room.NEAR and not near:
+                used, allowed = role.quota.used_bytes, role.quota.quota_bytes
+                get_logger().warning("its quota is nearly used up", origin=role.origin, used=used, quota=allowed)
+            near = role.quota.room is not Room.FINE
         for alarm in role.alarms:
             if alarm.key not in named:
                 named.add(alarm.key)

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from cryptography import x509
 from cli.display.logs import get_logger
 from cli.display.render import duration
 from cli.serving.webhook import Webhook
+from cli.sites.scrub_alarms import ScrubAlarms
 from cli.system import SystemClock
 from cli.wiring.ledgers import WritableLedger
 from ledger.acknowledging import Standing
@@ -26,6 +27,8 @@ from ledger.http.service import Service
 LOOK_EVERY_S: Final = 5.0
 DAY_S: Final = 86_400.0
 UNRECORDED_MAX: Final = 256
+OFFLINE_LAG_S: Final = 31 * DAY_S
+"""How far a site may be behind that no line leads to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class AlarmSettings:
     disk_free_percent: int = 5
     certificate_days: int = 14
     webhook: str | None = None
+    offline: frozenset[str] = frozenset()
+    """The sites that no line leads to."""
 
 
 class Alarming:
@@ -52,12 +57,14 @@ class Alarming:
         self._webhook = None if settings.webhook is None else Webhook(settings.webhook)
         self._expires_s = None if certificate is None else _end_of(certificate)
         self._clock = SystemClock()
+        self._scrubs = ScrubAlarms(writable.ledger.store, service.acknowledging)
         self._standing: set[Key] = set()
         self._unrecorded: list[Event] = []
 
     async def run(self) -> None:
         """Look again and again, for ever. Raises Fenced."""
         self._standing = set(await read_alarms(self._writable.ledger.store))
+        await self._scrubs.begin()
         for kind, about in self._standing:
             self._service.metrics.alarms.labels(kind, about).set(1)
         sending = None if self._webhook is None else asyncio.create_task(self._webhook.run(), name="webhook")
@@ -72,6 +79,7 @@ class Alarming:
 
     async def look(self) -> None:
         """Measure everything once; raise and clear what is due. Raises Fenced."""
+        await self._scrubs.look()
         over, fine = changes(self._standing, await self._readings())
         at_us = round(self._clock.now().timestamp() * 1_000_000)
         at, origin = format_time(at_us), self._service.origin
@@ -86,6 +94,7 @@ class Alarming:
                 self._service.metrics.alarms.remove(*key)
             get_logger().info("alarm cleared", kind=key[0], about=key[1])
             self._tell(cleared_event(origin, key, at=at), at)
+        self._scrubs.settle()
         await self._record()
 
     def _tell(self, event: Event, at: str) -> None:
@@ -122,7 +131,10 @@ class Alarming:
         if one.asked and (one.has or one.fine):
             with suppress(Unavailable):
                 lag_s = (await self._service.acknowledging.lag.of(one.has)).seconds
-        return site_readings(one, lag_s, self._clock.now().timestamp(), self._settings)
+        settings = self._settings
+        if one.name in settings.offline:  # it is behind by nature: what matters is that it is not forgotten
+            settings = replace(settings, lag_s=max(settings.lag_s, OFFLINE_LAG_S))
+        return site_readings(one, lag_s, self._clock.now().timestamp(), settings)
 
 
 def site_readings(one: Standing, lag_s: float | None, now_s: float, settings: AlarmSettings) -> list[Reading]:
@@ -157,6 +169,15 @@ def site_readings(one: Standing, lag_s: float | None, now_s: float, settings: Al
             0,
             over=one.tampered or one.damage is not None,
             fine=one.fine and one.damage is None,
+        ),
+        Reading(
+            AlarmKind.SITE_QUOTA,
+            one.name,
+            one.error or "" if one.full else f"site {one.name} takes more again",
+            int(one.full),
+            0,
+            over=one.full,
+            fine=one.fine,
         ),
     ]
 

@@ -10,22 +10,26 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cli.config import WitnessSettings
+from cli.config import WitnessSettings, read_settings
 from cli.display.logs import get_logger
 from cli.erasing import settle_as_writer
-from cli.sites.rounds import Keys, Outcome, log_news
+from cli.sites.catching_up import catching_up
+from cli.sites.rounds import Keys, Outcome, log_alarms, log_news
 from cli.sites.witnesses import ask
 from cli.system import nonce
 from cli.wiring.ledgers import OpenLedger, WritableLedger
 from ledger.acknowledging import Acknowledging
+from ledger.classification import Labelled
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.errors import Fenced, JinshiError
 from ledger.http.quorum import Quorum
 from ledger.http.service import Service
 from ledger.levels import Level
+from ledger.store.versions import Alarm, Alarms
 from replication.follower import Follower
 from replication.mirror import Mirror
 from replication.site import Site, check_site, read_cosigned
@@ -33,6 +37,7 @@ from replication.site import Site, check_site, read_cosigned
 PAUSE_S = 0.05
 """Between two rounds of one site, at least: what is published meanwhile goes in one."""
 ELSEWHERE_POLL_S = 0.25
+TOLD_MAX = 1_000
 
 
 class Target:
@@ -112,8 +117,10 @@ class Rounds:
         self._acknowledging = acknowledging
         self._elsewhere_s = elsewhere_s
         self._mirror: Mirror | None = None
+        self._told: dict[Alarm, None] = {}
         self._mirrored = Path(ledger.settings.site(site.name).mirror_key).is_file()
-        if not self._mirrored:
+        self._offline = ledger.settings.site(site.name).offline
+        if not self._mirrored and not self._offline:
             get_logger().info("the mirror's key is not here; shipping only", site=site.name)
 
     async def run(self, target: OpenedCheckpoint, *, keyring: bool) -> int:
@@ -122,25 +129,52 @@ class Rounds:
         Raises:
             JinshiError: as `Follower.run_once` and `Mirror.advance`.
         """
+        if self._offline:
+            return await self._by_receipts()
         if self._mirrored and self._mirror is None:
             self._mirror = self._ledger.mirror(self._site, await self._keys.of(self._ledger, self._site.name))
-        size = await self._follower.run_once(upto=target, keyring=keyring)
-        if self._mirror is None:
+        mirror = self._mirror
+        advance = None if mirror is None else partial(self._advance, mirror)
+        try:
+            async with catching_up(self._site.name, advance) as steps:
+                size = await self._follower.run_once(upto=target, keyring=keyring, on_step=steps.on_step)
+        finally:
+            self._alarm(self._follower.alarms)
+        if mirror is None:
             await self._cosigned_elsewhere(size)
-        elif (cosigned := await self._advance(self._mirror)) is not None:
-            self._take(cosigned)
+        else:
+            await self._advance(mirror)
         return size
 
-    async def _advance(self, mirror: Mirror) -> OpenedCheckpoint | None:
+    async def _advance(self, mirror: Mirror) -> None:
         try:
-            return await mirror.advance()
+            cosigned = await mirror.advance()
         finally:
-            if found := mirror.alarms.found:
-                self._acknowledging.damaged(self._site.name, f"{found[0].key}: {found[0].what}")
+            self._alarm(mirror.alarms)
+        if cosigned is not None:
+            self._take(cosigned)
+
+    def _alarm(self, alarms: Alarms) -> None:
+        """What was found damaged is told once, by the log and by an alarm (alarming.py)."""
+        found = alarms.take()
+        if not found:
+            return
+        self._acknowledging.damaged(self._site.name, f"{found[0].key}: {found[0].what}")
+        log_alarms(self._site, [one for one in found if one not in self._told])
+        self._told = dict.fromkeys([*self._told, *found][-TOLD_MAX:])
 
     def _take(self, cosigned: OpenedCheckpoint) -> None:
         self._quorum.offer(cosigned)
         self._acknowledging.cosigned(self._site.name, cosigned.checkpoint)
+
+    async def _by_receipts(self) -> int:
+        """Take over what a site that no line leads to has cosigned, as far as its receipts say."""
+        found = await read_cosigned(self._site, self._ledger.log_key)
+        if found is None:
+            self._acknowledging.cosigned(self._site.name, None)
+            return 0
+        self._take(found.opened)
+        return found.opened.checkpoint.size
 
     async def _cosigned_elsewhere(self, size: int) -> None:
         """Take over what a mirror that runs elsewhere has cosigned; it is given some time to get to `size`."""
@@ -166,6 +200,9 @@ class Following:
     keys: Keys
     target: Target
     every_s: float
+    ship_every_s: float = 0.0
+    """From the beginning of one round to the next, at least, while nobody waits: what stands in for an unfinished
+    bundle is sent once for all that was published meanwhile."""
     pause_s: float = PAUSE_S
     shown: dict[str, str] = field(default_factory=dict)
     settling: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -178,7 +215,17 @@ class Following:
         """
         ledger = self.writable.ledger
         sites = [self.keep_up(site) for site in ledger.sites()] or [self._alone()]
-        return [*sites, *(self._keep_asking(witness) for witness in ledger.settings.witnesses)]
+        return [self._follow_settings(), *sites, *(self._keep_asking(witness) for witness in ledger.settings.witnesses)]
+
+    async def _follow_settings(self) -> None:
+        """Take over the sites' schedules whenever they are set anew, also while something is being shipped."""
+        ledger = self.writable.ledger
+        while True:
+            await asyncio.sleep(self.every_s)
+            try:
+                ledger.shipping.follow(await asyncio.to_thread(read_settings, ledger.paths))
+            except JinshiError as error:
+                log_news(Outcome("the settings", error=error), self.shown)
 
     async def keep_up(self, site: Site) -> None:
         """Bring one site up to date again and again. Raises Fenced."""
@@ -203,6 +250,15 @@ class Following:
                 compared_s = started_s if keyring else compared_s
                 await self._settle(site)
             await asyncio.sleep(self.pause_s if outcome.error is None else self.every_s)
+            await self._gather(started_s + self.ship_every_s)
+
+    async def _gather(self, end_s: float) -> None:
+        """Let more be published before the next round, while no request waits for what the sites have."""
+        while not (self.service.acknowledging.awaited or self.service.quorum.covered.awaited):
+            left_s = end_s - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(min(left_s, self.pause_s))
 
     async def _keep_asking(self, witness: WitnessSettings) -> None:
         """Have a witness cosign what the sites are asked to cosign, again and again."""
@@ -224,14 +280,18 @@ class Following:
     def _rounds(self, site: Site) -> Rounds:
         ledger = self.writable.ledger
         follower = Follower(
-            ledger.published,
-            site,
+            ledger.shipping.source,
+            ledger.throttled(site),
             ledger.origin,
             ledger.log_key,
             epoch=self.writable.sequencer.epoch,
             nonce=nonce,
             # Grows while the ledger is served: the sequencer's sealer takes in every approval.
             erased=self.writable.sealer.erasures.erased,
+            settled_size=lambda: self.writable.sealer.erasures.settled_size,
+            limits=ledger.shipping.limits,
+            label=Labelled(ledger.store).label,
+            evidence=ledger.evidence(),
         )
         quorum, acknowledging = self.service.quorum, self.service.acknowledging
         return Rounds(ledger, site, follower, self.keys, quorum, acknowledging, elsewhere_s=self.every_s)

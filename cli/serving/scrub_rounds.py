@@ -12,6 +12,7 @@ from cli.display.logs import get_logger
 from cli.sites.scrubbing import Counted, Recording, Wanted, last_scrub, scrub_site
 from cli.system import SystemClock
 from cli.wiring.ledgers import WritableLedger
+from ledger.acknowledging import Acknowledging
 from ledger.core.event import Event, event_time_us
 from ledger.errors import Fenced, JinshiError
 from replication.scrub import Finding
@@ -40,19 +41,31 @@ class ScrubMetrics:
 
 
 def scrub_rounds(
-    writable: WritableLedger, registry: CollectorRegistry, passphrase: str, every_s: float
+    writable: WritableLedger,
+    registry: CollectorRegistry,
+    acknowledging: Acknowledging,
+    passphrase: str,
+    every_s: float,
 ) -> list[Coroutine[Any, Any, None]]:
     """One for each site, for as long as the ledger is served; none when `every_s` is 0. Raises Fenced."""
     if not every_s:
         return []
     metrics = ScrubMetrics(registry)
-    return [_Rounds(writable, metrics, passphrase, every_s, site.name).run() for site in writable.ledger.settings.sites]
+    sites = (site for site in writable.ledger.settings.sites if not site.offline)
+    return [_Rounds(writable, metrics, acknowledging, passphrase, every_s, site.name).run() for site in sites]
 
 
 class _Rounds:
     def __init__(
-        self, writable: WritableLedger, metrics: ScrubMetrics, passphrase: str, every_s: float, name: str
+        self,
+        writable: WritableLedger,
+        metrics: ScrubMetrics,
+        acknowledging: Acknowledging,
+        passphrase: str,
+        every_s: float,
+        name: str,
     ) -> None:
+        self._acknowledging = acknowledging
         self._writable = writable
         self._metrics = metrics
         self._passphrase = passphrase
@@ -100,6 +113,8 @@ class _Rounds:
 
     def _found(self, finding: Finding) -> None:
         self._metrics.damaged.labels(self._name).inc()
+        # An alarm at once; the cycle's recorded result clears it when all is whole (cli/sites/scrub_alarms.py).
+        self._acknowledging.damaged(self._name, f"{finding.key}: {finding.what}")
         log = get_logger()
         if finding.healed:
             self._metrics.healed.labels(self._name).inc()

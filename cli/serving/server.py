@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ledger.http.publishing import Publishing
 from ledger.http.quorum import LOOK_EVERY_S, Quorum
 from ledger.http.service import Service
 from ledger.sealing import Opener
+from replication.follower import PARALLEL, FollowerLimits
 
 ALL = "all"
 CONNECTIONS_MAX = 4_096
@@ -44,6 +45,10 @@ class ServeSettings:
     tls: TlsFiles | None = None
     replicate: bool = True
     replicate_every_s: float = 5.0
+    parallel: int = PARALLEL
+    """Objects on their way to each site at the same time."""
+    ship_every_s: float = 0.0
+    """How long what is published waits for more before it is shipped, while nobody waits; 0: not at all."""
     open_to: frozenset[str] = frozenset()
     """Who may read what is sealed: SHA-256 fingerprints of client certificates in hexadecimal, or `ALL`."""
     limits: HttpLimits = field(default_factory=HttpLimits)
@@ -139,14 +144,18 @@ def _beside(
     writable: WritableLedger, service: Service, passphrase: str, settings: ServeSettings
 ) -> list[Coroutine[Any, Any, None]]:
     certificate = None if settings.tls is None else settings.tls.certificate
-    work = [Alarming(writable, service, settings.alarms, certificate).run()]
+    offline = frozenset(site.name for site in writable.ledger.settings.sites if site.offline)
+    work = [Alarming(writable, service, replace(settings.alarms, offline=offline), certificate).run()]
     if settings.replicate:
         target = Target(service, hold_s=settings.replicate_every_s)
-        work += Following(writable, service, Keys(passphrase), target, settings.replicate_every_s).sites()
+        writable.ledger.shipping.limits = FollowerLimits(parallel=settings.parallel)
+        every_s, ship_every_s = settings.replicate_every_s, settings.ship_every_s
+        work += Following(writable, service, Keys(passphrase), target, every_s, ship_every_s).sites()
     elif writable.ledger.settings.sites:
         look_s = min(LOOK_EVERY_S, settings.replicate_every_s)
         work.append(watch_sites(writable.ledger, service.acknowledging, look_s))
-    return work + scrub_rounds(writable, service.metrics.registry, passphrase, settings.scrub_every_s)
+    every_s, registry = settings.scrub_every_s, service.metrics.registry
+    return work + scrub_rounds(writable, registry, service.acknowledging, passphrase, every_s)
 
 
 def _taker(writable: WritableLedger, service: Service) -> Taker:

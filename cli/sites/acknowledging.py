@@ -73,6 +73,8 @@ class Writing:
             return
         await self.publish()
         known = self._known = self._known or await acknowledging_of(self.ledger)
+        for step in self._writable.publisher.steps:
+            known.published(step.checkpoint)
         known.published((await self.ledger.reader.published()).checkpoint)
         roles = {site.name: site.counts_as for site in self.ledger.settings.sites}
         rounds = [

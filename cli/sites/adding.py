@@ -20,9 +20,11 @@ from cli.making.staging import sync_directory
 from cli.sites.probe import CheckedPlace, Wanted, check_place
 from cli.system import SystemClock
 from cli.wiring.credentials import with_credentials
-from cli.wiring.ledgers import create_mirror_key, load_mirror_key, open_for_writing
+from cli.wiring.ledgers import create_mirror_key, load_mirror_key, open_for_writing, open_ledger
 from cli.wiring.places import open_place
+from ledger.classification import check_permitted, read_label
 from ledger.core.checkpoint import origin_prefix
+from ledger.core.classification import check_site_label, parse_label, parse_network
 from ledger.core.note import parse_vkey
 from ledger.errors import InvalidRequest
 from ledger.store.base import Prefixed
@@ -48,6 +50,7 @@ class Request:
     mirror_credentials: str = ""
     reader_credentials: str = ""
     accepted: tuple[str, ...] = ()
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +66,20 @@ async def add_site(request: Request, environment: Environment) -> Added:
 
     Raises:
         InvalidRequest: the name is taken or no name, or the place cannot be a site.
+        NotPermitted: the ledger is more sensitive than the site may hold.
         Conflict: the place is another mirror's site.
         StoreUnavailable, DiskFull: the site cannot be written.
     """
     name = request.name
-    if not name or len(name) > 64 or not all(char.isalnum() or char in "-_" for char in name) or not name.isascii():
-        raise InvalidRequest(f"{name!r} cannot name a site", hint="use letters, digits, - and _")
+    check_name(name)
     url = request.place
     if isinstance(parse_place(url), Path):
         url = str(Path(url).absolute())
-    _check_free(read_settings(LedgerPaths(request.root.absolute())), name, url)
+    check_free(read_settings(LedgerPaths(request.root.absolute())), name, url)
+    most, network = parse_label(request.classification), parse_network(request.network)
+    check_site_label(most, network)
+    async with open_ledger(request.root, environment) as ledger:
+        check_permitted(await read_label(ledger.store), most, network, where=f"site {name!r}")
     checked = await check_place(
         Wanted(
             name=name,
@@ -86,7 +93,7 @@ async def add_site(request: Request, environment: Environment) -> Added:
     with_credentials(environment, request.reader_credentials)  # that they are there
     async with open_for_writing(request.root, environment, request.passphrase) as writable:
         paths, settings = writable.ledger.paths, writable.ledger.settings
-        _check_free(settings, name, url)
+        check_free(settings, name, url)
         key_file = Path(settings.keys) / f"{name}.mirror.key"
         with os_errors(key_file.parent):
             key_file.parent.mkdir(mode=0o700, exist_ok=True)
@@ -107,9 +114,10 @@ async def add_site(request: Request, environment: Environment) -> Added:
             Site(name, objects, parse_vkey(cosigner.vkey)),
             cosigner,
             settings.origin,
-            classification=request.classification,
+            classification=most.value,
             retention_days=request.retention_days,
             lock_days=checked.lock_days or None,
+            network=network.value or None,
             now=SystemClock().now(),
         )
         site = SiteSettings(
@@ -117,27 +125,35 @@ async def add_site(request: Request, environment: Environment) -> Added:
             url,
             cosigner.vkey,
             str(key_file),
-            request.classification,
+            most.value,
             request.role,
             request.credentials,
             request.mirror_credentials,
             request.reader_credentials,
             checked.lock_days,
+            network=network.value,
         )
         await writable.sequencer.append([site_added(settings.origin, site)], actor=environment.actor)
         await writable.publish()
-        _name(paths, settings.keys, site)
+        name_site(paths, settings.keys, site)
     return Added(site, checked)
 
 
-def _check_free(settings: LedgerSettings, name: str, url: str) -> None:
+def check_name(name: str) -> None:
+    """Raises InvalidRequest: it cannot name a site."""
+    if not name or len(name) > 64 or not all(char.isalnum() or char in "-_" for char in name) or not name.isascii():
+        raise InvalidRequest(f"{name!r} cannot name a site", hint="use letters, digits, - and _")
+
+
+def check_free(settings: LedgerSettings, name: str, url: str) -> None:
+    """Raises InvalidRequest: a site has that name, or is there, already."""
     if any(site.name == name for site in settings.sites):
         raise InvalidRequest(f"there is a site {name!r} already", hint="see jinshi site list")
     if any(site.url == url for site in settings.sites):
         raise InvalidRequest(f"{url} is a site of this ledger already", hint="see jinshi site list")
 
 
-def _name(paths: LedgerPaths, keys: str, site: SiteSettings) -> None:
+def name_site(paths: LedgerPaths, keys: str, site: SiteSettings) -> None:
     """Write the policy that trusts the new mirror, then the settings that name the site."""
     settings = read_settings(paths).with_site(site)
     policy = policy_of(settings)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cli.display.logs import get_logger
+from cli.sites.catching_up import catching_up
 from cli.wiring.ledgers import OpenLedger, load_mirror_key
 from ledger.core.checkpoint import Checkpoint
-from ledger.errors import JinshiError
+from ledger.errors import JinshiError, Paused
 from ledger.protocols import Cosigner
-from ledger.store.versions import Alarms
+from ledger.store.versions import Alarm
 from ledger.tasks import Report
 from replication.site import Site, read_cosigned
 
@@ -59,13 +60,20 @@ async def replicate_site(
     """
     cosigned = None
     try:
+        if ledger.settings.site(site.name).offline:
+            return await _by_receipts(ledger, site)
         mirror = ledger.mirror(site, await keys.of(ledger, site.name)) if mirrored else None
-        size = await (await ledger.follower(site)).run_once(bars(f"shipping to {site.name}"), whole=whole)
+        follower = await ledger.follower(site)
+        try:
+            async with catching_up(site.name, None if mirror is None else mirror.advance) as steps:
+                size = await follower.run_once(bars(f"shipping to {site.name}"), whole=whole, on_step=steps.on_step)
+        finally:
+            log_alarms(site, follower.alarms.found)
         if mirror is not None:
             try:
                 opened = await mirror.advance(bars(f"{site.name} verifies"))
             finally:
-                _log_alarms(site, mirror.alarms)
+                log_alarms(site, mirror.alarms.found, mirror.alarms.more)
             cosigned = None if opened is None else opened.checkpoint
         elif (found := await read_cosigned(site, ledger.log_key)) is not None:
             cosigned = found.opened.checkpoint
@@ -74,10 +82,19 @@ async def replicate_site(
     return Outcome(site.name, size, cosigned=cosigned)
 
 
-def _log_alarms(site: Site, alarms: Alarms) -> None:
-    for alarm in alarms.found[:ALARMS_LOGGED_MAX]:
+async def _by_receipts(ledger: OpenLedger, site: Site) -> Outcome:
+    """How far a site is that no line leads to, as far as its receipts say (cli/sites/offline.py)."""
+    found = await read_cosigned(site, ledger.log_key)
+    if found is None:
+        return Outcome(site.name)
+    return Outcome(site.name, found.opened.checkpoint.size, cosigned=found.opened.checkpoint)
+
+
+def log_alarms(site: Site, found: Sequence[Alarm], uncounted: int = 0) -> None:
+    """One warning for each object of a site that is not as signed for, the first `ALARMS_LOGGED_MAX` of them."""
+    for alarm in found[:ALARMS_LOGGED_MAX]:
         get_logger().warning(f"{site.objects.where}/{alarm.key}: {alarm.what}", site=site.name)
-    more = max(0, len(alarms.found) - ALARMS_LOGGED_MAX) + alarms.more
+    more = max(0, len(found) - ALARMS_LOGGED_MAX) + uncounted
     if more:
         get_logger().warning("and more objects of that site", site=site.name, more=more)
 
@@ -90,5 +107,7 @@ def log_news(outcome: Outcome, shown: dict[str, str]) -> None:
     shown[outcome.site] = state
     if outcome.error is None:
         get_logger().info("replicated", site=outcome.site, size=outcome.size)
+    elif isinstance(outcome.error, Paused):
+        get_logger().info(outcome.error.what, site=outcome.site)
     else:
         get_logger().error(outcome.error.what, site=outcome.site, hint=outcome.error.hint)

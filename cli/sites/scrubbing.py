@@ -13,6 +13,7 @@ from cli.display.logs import get_logger
 from cli.files import os_errors
 from cli.recording import record
 from cli.system import SystemClock
+from cli.wiring.credentials import Use, reference_of
 from cli.wiring.ledgers import OpenLedger, mirror_memory
 from cli.wiring.places import open_place
 from cli.wiring.sealing import make_kek
@@ -73,8 +74,9 @@ def parse_time(text: str) -> float:
 def names_of(ledger: OpenLedger, site: str) -> list[str]:
     """The sites that are meant: one, or `all`. Raises InvalidRequest."""
     if site != "all":
-        return [ledger.settings.site(site).name]
-    names = [one.name for one in ledger.settings.sites]
+        reference_of(ledger.settings.site(site), Use.READER)  # refuses one that no line leads to
+        return [site]
+    names = [one.name for one in ledger.settings.sites if not one.offline]
     if not names:
         raise InvalidRequest("this ledger has no sites", hint="add one with: jinshi site add NAME PATH-OR-URL")
     return names
@@ -171,7 +173,7 @@ async def _scrubber(
     )
     on_read = counted.read if counted else None
     pace = Pace(clock, bytes_per_s=wanted.bytes_per_s, cycle_s=wanted.cycle_s, on_read=on_read)
-    return Scrubber(ledger.site(name), ledger.origin, around, pace, healing=wanted.healing)
+    return Scrubber(ledger.throttled(ledger.site(name)), ledger.origin, around, pace, healing=wanted.healing)
 
 
 def _state(ledger: OpenLedger, name: str) -> ObjectStore:
@@ -187,7 +189,7 @@ def _others(ledger: OpenLedger, name: str) -> list[ObjectStore]:
     """The other sites, to heal from; one that cannot be opened is left out, and said so."""
     found: list[ObjectStore] = []
     for site in ledger.settings.sites:
-        if site.name == name:
+        if site.name == name or site.offline:
             continue
         try:
             found.append(ledger.site(site.name).objects)

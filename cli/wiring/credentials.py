@@ -25,7 +25,16 @@ class Use(StrEnum):
 
 
 def reference_of(site: SiteSettings, use: Use) -> str:
-    """Where the credentials for that use are; the writer's where it has none of its own; '': AWS_ACCESS_KEY_ID."""
+    """Where the credentials for that use are; the writer's where it has none of its own; '': AWS_ACCESS_KEY_ID.
+
+    Raises:
+        InvalidRequest: no line leads to the site: only what its receipts say can be asked for here.
+    """
+    if site.offline and use is not Use.WRITER:
+        raise InvalidRequest(
+            f"no line leads to site {site.name!r}: only its receipts are here",
+            hint="run it where the site is, with its path and the trust policy",
+        )
     own = {Use.MIRROR: site.mirror_credentials, Use.READER: site.reader_credentials}.get(use, "")
     return own or site.credentials
 

@@ -14,7 +14,9 @@ from cli.system import SystemClock, nonce
 from cli.wiring.credentials import Use, reference_of, with_credentials
 from cli.wiring.places import ClosedStore, open_place
 from cli.wiring.sealing import Passphrase, make_data_keys
+from cli.wiring.shipping import Shipping
 from cli.wiring.stores import open_store
+from ledger.classification import Labelled
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint
 from ledger.core.note import Note, NoteSignature, SignatureType, VerifierKey, format_note, parse_vkey
 from ledger.core.policy import Policy, parse_policy
@@ -41,9 +43,11 @@ from ledger.store.directory import DirectoryStore
 from ledger.store.index_sqlite import SqlitePositionIndex
 from ledger.store.ownership import check_signed
 from ledger.store.positions import PositionIndex
+from ledger.store.recent import RecentEntryStore
 from ledger.tasks import Report
 from pki.keystore import file as keyfile
 from replication.follower import Follower
+from replication.heal import Evidence
 from replication.mirror import COSIGNED, Mirror
 from replication.site import Site
 from restore.fetch import Newer
@@ -53,7 +57,8 @@ from restore.fetch import Newer
 class OpenLedger:
     """A ledger opened for reading: everything a question needs.
 
-    `searched` is `store`, with the record index in front of it where one was built.
+    `searched` is `store`, with the record index in front of it where one was built. `shipping`: what is shared by
+    everything that reaches the sites.
     """
 
     paths: LedgerPaths
@@ -63,6 +68,7 @@ class OpenLedger:
     searched: EntryStore
     published: ObjectStore
     reader: Reader
+    shipping: Shipping
 
     @property
     def origin(self) -> str:
@@ -97,8 +103,29 @@ class OpenLedger:
     async def follower(self, site: Site) -> Follower:
         """Ships what is published to a site, but no key that is erased."""
         head = await self.store.head()
-        erased = (await read_erasures(self.store)).erased
-        return Follower(self.published, site, self.origin, self.log_key, epoch=head.epoch, nonce=nonce, erased=erased)
+        erasures = await read_erasures(self.store)
+        return Follower(
+            self.shipping.source,
+            self.throttled(site),
+            self.origin,
+            self.log_key,
+            epoch=head.epoch,
+            nonce=nonce,
+            erased=erasures.erased,
+            settled_size=lambda: erasures.settled_size,
+            limits=self.shipping.limits,
+            label=Labelled(self.store).label,
+            evidence=self.evidence(),
+        )
+
+    def evidence(self) -> Evidence:
+        """What lay damaged, or in the place of something else, at the sites. Raises StoreUnavailable."""
+        objects = open_place(str(self.paths.evidence), self.environment, create=True)
+        return Evidence(objects, self.origin, SystemClock())
+
+    def throttled(self, site: Site) -> Site:
+        """A site within its schedule, for whatever moves much of it. Raises InvalidRequest."""
+        return self.shipping.throttled(site, self.settings.site(site.name))
 
     def mirror(self, site: Site, cosigner: Cosigner) -> Mirror:
         """The mirror role of a site, with its own key. Raises InvalidRequest, Tampered."""
@@ -108,6 +135,7 @@ class OpenLedger:
         state = mirror_state(key_file, self.origin)
         if self.settings.site(site.name).mirror_credentials:
             site = self.site(site.name, Use.MIRROR)
+        site = self.throttled(site)
         return Mirror(site, cosigner, self.log_key, self.origin, SystemClock(), state)
 
     def witnessed(self, name: str) -> OpenedCheckpoint | None:
@@ -207,7 +235,8 @@ async def open_ledger(root: Path, environment: Environment) -> AsyncIterator[Ope
         searched = IndexedEntryStore(store, record_index(paths), warn=lambda line: get_logger().warning(line))
     try:
         published = Prefixed(DirectoryStore(paths.published, create=True), origin_prefix(settings.origin))
-        yield OpenLedger(paths, settings, environment, store, searched, published, Reader(searched, published))
+        reader, shipping = Reader(searched, published), Shipping(published)
+        yield OpenLedger(paths, settings, environment, store, searched, published, reader, shipping)
     finally:
         await searched.close()
 
@@ -232,10 +261,12 @@ async def open_for_writing(root: Path, environment: Environment, passphrase: str
         ledger = await stack.enter_async_context(open_ledger(root, environment))
         await check_signed(ledger.store, settings.origin)
         sealer = await Sealer.open(ledger.store, ledger.data_keys(lambda: passphrase))
-        sequencer = await stack.enter_async_context(Sequencer(ledger.store, SystemClock(), sealer=sealer))
-        publisher = Publisher(ledger.store, ledger.published, signer, settings.origin, epoch=sequencer.epoch)
-        reader = Reader(ledger.searched, ledger.published, committed=sequencer.committed)
-        ledger = replace(ledger, reader=reader)
+        recent = RecentEntryStore(ledger.store)
+        sequencer = await stack.enter_async_context(Sequencer(recent, SystemClock(), sealer=sealer))
+        publisher = Publisher(recent, ledger.published, signer, settings.origin, epoch=sequencer.epoch)
+        searched = recent if ledger.searched is ledger.store else ledger.searched
+        reader = Reader(searched, ledger.published, committed=sequencer.committed)
+        ledger = replace(ledger, store=recent, searched=searched, reader=reader)
         await publisher.publish()
         yield WritableLedger(ledger, sequencer, publisher, sealer)
 
@@ -248,8 +279,9 @@ def record_index(paths: LedgerPaths, *, create: bool = False) -> PositionIndex:
 def open_site(settings: SiteSettings, origin: str, environment: Environment, use: Use = Use.WRITER) -> Site:
     """A site of the ledger `origin`, with the credentials for that use; where there are none, it is told on use."""
     place: ObjectStore
+    reference = reference_of(settings, use)  # raises InvalidRequest where no line leads to the site
     try:
-        environment = with_credentials(environment, reference_of(settings, use))
+        environment = with_credentials(environment, reference)
         place = open_place(settings.url, environment, lock_days=settings.lock_days)
     except InvalidRequest as error:
         place = ClosedStore(settings.url, InvalidRequest(f"{error.what} (site {settings.name!r})", hint=error.hint))

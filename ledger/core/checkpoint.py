@@ -13,6 +13,11 @@ from ledger.errors import MalformedNote
 CHECKPOINT = "checkpoint"
 """Where the checkpoint lies, beside the tiles it covers."""
 
+STEP_ENTRIES = 16_384
+"""At every multiple of this size the log signs a checkpoint that is kept, so that a copy can catch up step by step.
+
+It is a multiple of 256, so that no bundle is cut."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -70,3 +75,14 @@ def contradicts(one: Checkpoint, other: Checkpoint) -> bool:
 def origin_prefix(origin: str) -> str:
     """Where everything of one ledger lies in an object store, as in C2SP tlog-mirror: `<hex SHA-256>/`."""
     return hashlib.sha256(origin.encode("utf-8")).hexdigest() + "/"
+
+
+def step_sizes(start: int, stop: int) -> range:
+    """The sizes above `start`, up to and with `stop`, at which a checkpoint is kept."""
+    return range((start // STEP_ENTRIES + 1) * STEP_ENTRIES, stop + 1, STEP_ENTRIES)
+
+
+def step_key(size: int) -> str:
+    """Where the checkpoint of a step lies, among what the primary has published."""
+    assert size % STEP_ENTRIES == 0
+    return f"steps/{size}"

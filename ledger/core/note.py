@@ -6,6 +6,7 @@ Cosignatures, which are over a checkpoint, are in cosignature.py.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -59,6 +60,9 @@ def _signed_name(name: str) -> str:
     if not name or "+" in name or any(char.isspace() or char < " " or "\ud800" <= char <= "\udfff" for char in name):
         raise MalformedNote(f"{name[:64]!r} is no key name", hint="use no white space and no plus")
     return name
+
+
+_CONTROL = re.compile(rb"[\x00-\x09\x0b-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,7 @@ def parse_note(data: bytes) -> Note:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedNote(f"the note is not UTF-8 at byte {error.start}") from error
-    if any(byte < 0x20 and byte != 0x0A for byte in data):
+    if _CONTROL.search(data):
         raise MalformedNote("the note holds a control character")
     # The text may hold empty lines itself: the last one is what separates (C2SP signed-note, "Format").
     body, separator, lines = text.rpartition("\n\n")

@@ -30,6 +30,7 @@ STATUS: Mapping[type[JinshiError], tuple[int, str]] = {
     errors.Conflict: (409, "It contradicts what is recorded"),
     errors.ObjectMissing: (404, "There is no such thing"),
     errors.DiskFull: (507, "No space is left"),
+    errors.OverQuota: (507, "The site's quota is used up"),
     errors.Fenced: (503, "Another writer has taken over"),
     errors.Pushback: (503, "Too much is being done at once"),
     errors.StoreUnavailable: (503, "The store cannot be used"),

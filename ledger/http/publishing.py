@@ -46,7 +46,7 @@ class Publishing:
         notice: Notice = lambda error: None,
         published: Callable[[OpenedCheckpoint], None] = lambda opened: None,
     ) -> None:
-        """`published` is handed every checkpoint that is shown."""
+        """`published` is handed every checkpoint that is shown, and those signed on the way to it."""
         self._store = store
         self._sequencer = sequencer
         self._publisher = publisher
@@ -159,6 +159,9 @@ class Publishing:
             signed = await self._publisher.publish()
         self.trouble = None
         if self._newest is None or self._newest.checkpoint.size != signed.size:
+            known = 0 if self._newest is None else self._newest.checkpoint.size
             self._newest = parse_checkpoint(signed.note)
-            self._on_published(self._newest)
+            for opened in (*self._publisher.steps, self._newest):
+                if opened.checkpoint.size > known:
+                    self._on_published(opened)
         self.published.rise(signed.size)

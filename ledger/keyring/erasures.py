@@ -133,6 +133,11 @@ class Erasures:
         """Every approved erasure, in the order of their requests."""
         return [one for one in self.requests.values() if one.approved is not None]
 
+    @property
+    def settled_size(self) -> int:
+        """From this size on, no tree has an entry whose key only a later entry erases."""
+        return max((one.approved + 1 for one in self.requests.values() if one.approved is not None), default=0)
+
 
 def subject_key_prefix(pseudonym: str) -> str:
     """What the ids of every data key of a subject begin with, by its pseudonym."""

@@ -62,13 +62,15 @@ class Stored:
 class Version(NamedTuple):
     """One version of an object, as listed. `current`: it is what `get` answers with, or fails for.
 
-    `removed`: it has no bytes, it is the mark that the object was deleted, and hides the versions before it.
+    `removed`: it has no bytes, it is the mark that the object was deleted, and hides the versions before it. `size`: of
+    its bytes; 0 where it has none.
     """
 
     key: str
     id: VersionId
     current: bool
     removed: bool
+    size: int = 0
 
 
 class ObjectStore(Protocol):

@@ -22,6 +22,7 @@ from ledger.store.base import Stored, Tag, Version, VersionId, is_key, validate_
 
 _ONLY = VersionId("only")
 """A directory keeps no versions: what is there is the only one."""
+_SIZED_TOGETHER = 256
 
 
 class DirectoryStore:
@@ -66,8 +67,15 @@ class DirectoryStore:
             waiting.extend(key + name for name in reversed(names) if _on_the_way(key + name, prefix))
 
     async def list_versions(self, prefix: str) -> AsyncIterator[Version]:
+        found: list[str] = []
         async for key in self.list_keys(prefix):
-            yield Version(key, _ONLY, current=True, removed=False)
+            found.append(key)
+            if len(found) == _SIZED_TOGETHER:
+                for version in await asyncio.to_thread(self._sized, found):
+                    yield version
+                found = []
+        for version in await asyncio.to_thread(self._sized, found):
+            yield version
 
     async def get_version(self, key: str, version: VersionId) -> bytes:
         if version != _ONLY:
@@ -81,6 +89,9 @@ class DirectoryStore:
 
     def _path(self, key: str) -> Path:
         return self._root / validate_key(key)
+
+    def _sized(self, keys: list[str]) -> list[Version]:
+        return [Version(key, _ONLY, current=True, removed=False, size=_size(self._path(key))) for key in keys]
 
     def _get(self, path: Path, key: str) -> Stored:
         try:
@@ -222,6 +233,15 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):  # it has gone since it was listed
+        return 0
+    except OSError as error:
+        _refuse(error, path, "read")
 
 
 def _tag(data: bytes) -> Tag:

@@ -86,7 +86,7 @@ class MemoryObjectStore:
         for key in sorted(key for key in self._versions if key.startswith(prefix)):
             versions = self._versions.get(key, [])[::-1]
             for number, (version, data) in enumerate(versions):
-                yield Version(key, version, current=number == 0, removed=data is None)
+                yield Version(key, version, current=number == 0, removed=data is None, size=len(data or b""))
 
     async def get_version(self, key: str, version: VersionId) -> bytes:
         data = dict(self._versions.get(validate_key(key), [])).get(version)

@@ -284,7 +284,13 @@ class S3Store:
             every.sort(key=lambda one: (one[0]["IsLatest"], one[0]["LastModified"]), reverse=True)
             every.sort(key=lambda one: one[0]["Key"])
             page = [
-                Version(one["Key"][len(self._prefix) :], VersionId(one["VersionId"]), one["IsLatest"], removed)
+                Version(
+                    one["Key"][len(self._prefix) :],
+                    VersionId(one["VersionId"]),
+                    one["IsLatest"],
+                    removed,
+                    int(one.get("Size", 0)),
+                )
                 for one, removed in every
             ]
             following = {}

@@ -55,6 +55,12 @@ class Alarms:
         else:
             self.more += 1
 
+    def take(self) -> list[Alarm]:
+        """Those that are named, once: from then on the same object is news again."""
+        found = self.found
+        self._found.clear()
+        return found
+
     def add(self, others: Alarms) -> None:
         """Those of another reader of the same copy."""
         if others is not self:

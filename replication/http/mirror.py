@@ -41,6 +41,7 @@ from replication.http.wire import (
     package_spans,
     parse_upload_head,
 )
+from replication.quota import Room
 from replication.role import SiteRole
 from replication.witness import UnknownLog
 
@@ -72,13 +73,22 @@ class MirrorFace:
         alarms = GaugeMetricFamily(
             "jinshi_mirror_alarms", "Objects at the site that something was put over.", labels=["origin"]
         )
+        used = GaugeMetricFamily(
+            "jinshi_mirror_used_bytes", "Stored for a ledger with a quota, all versions.", labels=["origin"]
+        )
+        quota = GaugeMetricFamily("jinshi_mirror_quota_bytes", "How much may be.", labels=["origin"])
+        over = GaugeMetricFamily("jinshi_mirror_over_quota", "1: nothing more is cosigned.", labels=["origin"])
         for role in self._roles.values():
+            if role.quota is not None and role.quota.quota_bytes is not None:
+                used.add_metric([role.origin], role.quota.used_bytes)
+                quota.add_metric([role.origin], role.quota.quota_bytes)
+                over.add_metric([role.origin], role.quota.room is Room.OVER)
             alarms.add_metric([role.origin], len(role.alarms))
             size.add_metric([role.origin], role.size)
             failing.add_metric([role.origin], role.trouble is not None)
             forked.add_metric([role.origin], role.forked)
             rounds.add_metric([role.origin], role.rounds)
-        yield from (size, failing, forked, rounds, alarms)
+        yield from (size, failing, forked, rounds, alarms, used, quota, over)
 
     # -- reading --
 

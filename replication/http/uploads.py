@@ -32,6 +32,7 @@ from ledger.store.base import ObjectStore, Tag
 from ledger.verify import AuthenticatedTiles, read_tile
 from replication.http.wire import AddCheckpoint, MirrorInfo, Package, UploadHead
 from replication.mirror import Mirror
+from replication.quota import Quota
 from replication.site import PENDING, Pending, format_pending, read_pending
 from replication.witness import OldSizeMismatch, check_growth
 
@@ -93,11 +94,15 @@ class Upload:
 class Uploads:
     """The uploads of one log to the site of a mirror. `state` is that mirror's memory, of that log."""
 
-    def __init__(self, log: VerifierKey, mirror: Mirror, state: ObjectStore, nonce: Callable[[], str]) -> None:
+    def __init__(
+        self, log: VerifierKey, mirror: Mirror, state: ObjectStore, nonce: Callable[[], str], quota: Quota | None = None
+    ) -> None:
+        """`quota`: the room at the site; None: there is no bound."""
         self._objects = mirror.site.objects
         self._nonce = nonce
         self._log = log
         self._mirror = mirror
+        self._quota = quota
         self._state = state
         self._lock = asyncio.Lock()
 
@@ -130,8 +135,11 @@ class Uploads:
         Raises:
             NothingPending: no checkpoint was ever taken.
             UploadMismatch: other entries are wanted.
+            OverQuota: the site's host allows no more.
             Forked, Tampered: as `Mirror.advance`.
         """
+        if self._quota is not None:
+            self._quota.check()
         sent, _ = await self._sent()
         cosigned = await self._mirror.cosigned()
         latest = _newest(sent, cosigned)
@@ -157,6 +165,7 @@ class Uploads:
         Raises:
             ProofInvalid: they are not part of the tree the upload aims at (422).
             Tampered: the site holds other entries in their place.
+            OverQuota: there is no room for them.
             StoreUnavailable, DiskFull: they cannot be stored.
         """
         first = start - start % TILE_WIDTH
@@ -197,13 +206,13 @@ class Uploads:
         return cosigned.note.signed_by(key.name, key.key_id)
 
     async def _make_pending(self, aim: OpenedCheckpoint) -> None:
-        """Ask the mirror for this checkpoint as a writer would, in the epoch of whoever writes there (0: nobody)."""
+        """Ask the mirror for this checkpoint as a writer would, in the epoch of whoever writes there."""
         found = await read_pending(self._mirror.site, self._log)
         if found is not None:
             await self._mirror.compare(aim, found[1])
             if found[1].checkpoint.size >= aim.checkpoint.size:
                 return
-        epoch = 0 if found is None else found[0].epoch
+        epoch = await self._mirror.epoch() if found is None else found[0].epoch
         wanted = format_pending(Pending(epoch, self._nonce(), format_note(aim.note)))
         await self._objects.replace(PENDING, wanted, expected=None if found is None else found[2])
 
@@ -249,6 +258,8 @@ class Uploads:
             await self._put(tile, data)
 
     async def _put(self, tile: Tile, data: bytes) -> None:
+        if self._quota is not None:
+            self._quota.check(len(data))
         try:
             await self._objects.put_immutable(tile.path, data)
         except ImmutableConflict as error:
@@ -257,6 +268,8 @@ class Uploads:
                 key=tile.path,
                 hint="keep it as evidence, look who wrote it, and set the site up anew",
             ) from error
+        if self._quota is not None:
+            self._quota.add(len(data))
 
     # -- what is remembered --
 

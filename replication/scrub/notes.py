@@ -19,8 +19,8 @@ from replication.site import PENDING, SITE, Site, read_cosigned, read_descriptio
 NOTES: Final = (SITE, CHECKPOINT, PENDING)
 _AGAIN: Final = {
     SITE: "put it back from the site's own backup: only its mirror's key signs it, once",
-    CHECKPOINT: "delete it, then run jinshi replicate --once: its mirror shows it again from what it remembers",
-    PENDING: "delete it, then run jinshi replicate --once: the writer sends it again",
+    CHECKPOINT: "run jinshi replicate --once: its mirror shows it again from what it remembers",
+    PENDING: "run jinshi replicate --once: the writer sends it again",
 }
 
 

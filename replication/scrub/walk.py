@@ -17,7 +17,7 @@ from replication.scrub.cycle import Cycle, Wanted
 from replication.scrub.keyring import ErasedKeys, KeyringScrub
 from replication.scrub.notes import NOTES, NotesScrub
 from replication.scrub.tree import is_bundle_of
-from replication.site import read_cosigned
+from replication.site import NOTICE, read_cosigned
 
 BUNDLES, TILES, LISTING, KEYS, SETTLING = PHASES = ("entries", "tiles", "listing", "keys", "settling")
 DONE: Final = "done"
@@ -177,7 +177,7 @@ class Walk:
             await self._keyring.look_at(key.removeprefix(KEYRING))
         elif key.startswith(ERASED):
             await self._keyring.look_at_statement(key)
-        elif key not in NOTES:
+        elif key != NOTICE and key not in NOTES:
             await self._cycle.unexpected(key, "nothing of that name belongs to a site", _FIND_OUT)
 
     async def _leftover(self, key: str) -> None:

@@ -1,6 +1,7 @@
 """`make bench`: every benchmark pairs us with a limit in the same run and prints the ratio. Never a test.
 
-python -m tests.bench [append|merkle|restore|memory|audit|postgres|latency] ... [--entries N] [--rounds N] [--seconds N]
+python -m tests.bench [append|merkle|restore|memory|audit|postgres|latency|sites|policies|catchup|day|content] ...
+    [--entries N] [--rounds N] [--seconds N]
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import uvloop
 
-from tests.bench import append, audit, latency, merkle, postgres, restore
+from cli.system import calm_collector
+from tests.bench import append, audit, catchup, content, day, latency, merkle, policies, postgres, restore, sites
 
 BENCHES = {
     "append": append.run,
@@ -23,6 +25,11 @@ BENCHES = {
     "audit": audit.run,
     "postgres": postgres.run,
     "latency": latency.run,
+    "sites": sites.run,
+    "policies": policies.run,
+    "catchup": catchup.run,
+    "day": day.run,
+    "content": content.run,
 }
 
 
@@ -30,16 +37,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("which", nargs="*", choices=[*BENCHES, []], help="default: all")
     parser.add_argument(
-        "--entries", type=int, default=0, help="entries of the memory and audit benchmarks (default 1,000,000)"
+        "--entries",
+        type=int,
+        default=0,
+        help="entries of memory, audit (default 1,000,000), sites, catchup (100,000); seconds of day; files of content",
     )
-    parser.add_argument("--seconds", type=int, default=60, help="of each run of the latency benchmark")
+    parser.add_argument("--seconds", type=int, default=60, help="of each run of latency and policies")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is printed")
     parser.add_argument("--dir", type=Path, default=None, help="where to write (default: the temp directory)")
     options = parser.parse_args()
+    calm_collector()  # as the command does
     print(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} processors")
     for name in options.which or BENCHES:
         with tempfile.TemporaryDirectory(prefix="jinshi-bench-", dir=options.dir) as scratch:
-            size = options.seconds if name == "latency" else options.entries
+            size = options.seconds if name in ("latency", "policies") else options.entries
             uvloop.run(BENCHES[name](Path(scratch), options.rounds, size))
 
 

@@ -100,18 +100,20 @@ def batch(first: int, events: int, run: str) -> bytes:
     ).encode()
 
 
-async def drive(url: str, mode: str, events: int, seconds: float, run: str, policy: Policy) -> Load:
+async def drive(
+    url: str, mode: str, events: int, seconds: float, run: str, policy: Policy, *, events_per_s: int = EVENTS_PER_S
+) -> Load:
     """One run. Raises AssertionError: a receipt does not verify."""
     idle: asyncio.Queue[Connection] = asyncio.LifoQueue()
     for _ in range(CONNECTIONS):
         idle.put_nowait(Connection(url))
-    total = max(1, round(seconds * EVENTS_PER_S / events))
+    total = max(1, round(seconds * events_per_s / events))
     bodies = [batch(number * events, events, run) for number in range(total)]
     load, answers = Load(), dict[int, bytes]()
     start_s = time.perf_counter() + 0.2
 
     async def one(number: int) -> None:
-        due_s = start_s + number * events / EVENTS_PER_S
+        due_s = start_s + number * events / events_per_s
         await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
         connection = await idle.get()
         status, answer = await connection.post(f"/events?{mode}", bodies[number])

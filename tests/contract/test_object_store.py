@@ -397,3 +397,10 @@ async def test_versions_of_many_pages_are_listed_completely_and_together(version
     assert [one.current for one in listed] == [True, False, False, False, False] * 6
     for place, one in enumerate(listed):
         assert await versioned.get_version(one.key, one.id) == b"%d" % (4 - place % 5)
+
+
+async def test_versions_are_listed_with_their_sizes(objects: ObjectStore) -> None:
+    await objects.put_immutable("tile/0/000", b"x" * 100)
+    await objects.replace("pending", b"four", expected=None)
+    sizes = {version.key: version.size for version in await versions_of(objects)}
+    assert sizes == {"pending": 4, "tile/0/000": 100}

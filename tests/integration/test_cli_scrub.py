@@ -81,7 +81,7 @@ def test_what_nobody_can_heal_is_said_and_the_exit_code_tells(jinshi: Jinshi) ->
     find(jinshi, "remote", "pending").write_bytes(b"pending")
     ran = jinshi("scrub", code=3)
     assert "no copy at hand has tile/entries/001" in ran.out
-    assert "delete it, then run jinshi replicate --once" in ran.out
+    assert "run jinshi replicate --once" in ran.out
     jinshi("log", "--type", "site.scrubbed.v1")
 
 

@@ -37,11 +37,13 @@ def sites(jinshi: Jinshi) -> dict[str, tuple[int, bool]]:
 
 def test_a_site_is_added_listed_and_replicated_to(jinshi: Jinshi) -> None:
     place = jinshi.directory / "第三处"
-    jinshi("site", "add", "third", place, "--classification", "secret", "--retention-days", "3650")
+    jinshi(
+        "site", "add", "third", place, "--classification", "机密", "--network", "政务内网", "--retention-days", "3650"
+    )
     listed = jinshi("site", "list", "--json").json_lines
     assert [one["name"] for one in listed] == ["same-city", "remote", "third"]
-    assert listed[2].keys() == {"name", "url", "role", "mirror", "mirror_key"}
-    assert "secret" in jinshi("site", "list").out
+    assert listed[2].keys() == {"name", "url", "role", "mirror", "mirror_key", "classification", "network"}
+    assert "jimi" in jinshi("site", "list").out
     jinshi("replicate", "--once", "--site", "third")
     assert sites(jinshi) == {"same-city": (0, True), "remote": (0, True), "third": (304, True)}
     assert "third is whole" in jinshi("verify", "--site", "third").out
@@ -141,11 +143,11 @@ def test_all_sites_that_fail_are_reported_and_the_gravest_decides_the_code(jinsh
     jinshi("replicate", "--once")
     jinshi("append", stdin=events(10, first=300))
     (jinshi.directory / "台账-sites" / "same-city").rename(jinshi.directory / "away")
-    checkpoint = site_of(jinshi, "remote") / "checkpoint"
-    flip(checkpoint, at=60)
+    described = site_of(jinshi, "remote") / "site.json"
+    flip(described, at=60)
     refused = jinshi("replicate", "--once", code=3)
     assert "warning: site same-city" in refused.stderr
-    assert "checkpoint" in refused.stderr.splitlines()[-1]
+    assert "site.json" in refused.stderr.splitlines()[-1]
 
 
 def test_replicating_carries_on_where_it_was_interrupted(jinshi: Jinshi) -> None:

@@ -15,6 +15,7 @@ from tests.support.cli import COMMAND, EDITIONS, SOURCE, Jinshi, events, import_
 
 COMMANDS = (
     "init",
+    "classify",
     "import",
     "append",
     "log",
@@ -30,11 +31,19 @@ COMMANDS = (
     "site list",
     "site status",
     "site serve",
+    "site host",
+    "site holdings",
+    "site throttle",
     "witness init",
     "witness serve",
     "witness add",
     "witness submit",
     "replicate",
+    "media init",
+    "media export",
+    "media import",
+    "media receipt",
+    "media check",
     "scrub",
     "status",
     "drill run",
@@ -57,7 +66,7 @@ def test_the_help_lists_every_command(tmp_path: Path) -> None:
     assert {command.split()[0] for command in COMMANDS} <= listed
 
 
-@pytest.mark.parametrize("arguments", [[], ["site"], ["drill"], ["restore"]])
+@pytest.mark.parametrize("arguments", [[], ["site"], ["media"], ["drill"], ["restore"]])
 def test_a_group_alone_shows_its_help_and_is_a_usage_error(arguments: list[str], tmp_path: Path) -> None:
     assert "Usage" in Jinshi(tmp_path)(*arguments, code=2).out
 

@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from types import FrameType, ModuleType
 
@@ -34,6 +35,7 @@ from ledger.capture.register import ADDED, AMENDED, LAYOUT, RETIRED, SEALED, Reg
 from ledger.core.acknowledgement import parse_ack
 from ledger.core.canonical import canonicalize, parse_canonical, parse_json
 from ledger.core.checkpoint import parse_checkpoint, parse_checkpoint_text
+from ledger.core.classification import parse_label, parse_network
 from ledger.core.encoding import decode_base64, encode_base64, parse_decimal
 from ledger.core.entry import ENTRY_SIZE_MAX, Entry, decode_entry, encode_entry
 from ledger.core.event import Event, check_event, event_time_us, parse_event
@@ -69,6 +71,10 @@ from ledger.keyring import RecoveryKey, recover_log_key
 from ledger.store.place import parse_postgres
 from replication.erase import Statement, format_statement, parse_statement
 from replication.http import uploads, wire
+from replication.media.medium import format_medium, format_sums, parse_medium, parse_sums
+from replication.media.receipt import format_site_receipt, parse_site_receipt
+from replication.quota import Notice, Room, format_notice, parse_notice
+from replication.schedule import format_rate, parse_rate, parse_schedule
 from replication.scrub import Damage, Finding
 from replication.scrub.progress import Progress, parse_progress
 from replication.scrub.report import parse_finding
@@ -78,6 +84,7 @@ from replication.site import (
     parse_description,
     parse_pending,
 )
+from tests.support.content_parsers import CONTENT_PARSERS
 from tests.support.examples import (
     ORIGIN,
     RECORDED,
@@ -91,6 +98,7 @@ from tests.support.examples import (
     json_examples,
     key_file_examples,
     keyring_examples,
+    medium_examples,
     note_examples,
     pending_examples,
     policy_examples,
@@ -99,6 +107,7 @@ from tests.support.examples import (
     register_examples,
     settings_examples,
     sheet_examples,
+    site_receipt_examples,
     vkey_examples,
 )
 from tests.support.ledgers import LogSigner, MirrorCosigner, log_signer
@@ -182,6 +191,16 @@ def _receipt(data: bytes) -> None:
 def _evidence(data: bytes) -> None:
     evidence = parse_evidence(data)
     assert parse_evidence(pack_evidence(evidence)) == evidence
+
+
+def _schedule(data: bytes) -> None:
+    schedule = parse_schedule(_text(data), UTC)
+    assert parse_schedule(str(schedule), UTC) == schedule
+
+
+def _rate(data: bytes) -> None:
+    rate = parse_rate(_text(data))
+    assert parse_rate(format_rate(rate)) == rate
 
 
 def _policy(data: bytes) -> None:
@@ -304,8 +323,31 @@ def sent_examples() -> list[bytes]:
     return [uploads.format_sent(uploads.Sent((opened,) * count, 7)) for count in (0, 1, 2)]
 
 
+def _medium(data: bytes) -> None:
+    medium = parse_medium(data)
+    assert format_medium(medium) == data
+    assert medium.tree.size == medium.size > medium.base
+
+
+SUMS = {"keyring/asset-1": "0" * 64, "tile/0/000.p/7": "a" * 64, "tile/entries/x001/x234/067": "f" * 64}
+
+
+def _sums(data: bytes) -> None:
+    sums = parse_sums(data, ORIGIN)
+    assert format_sums(ORIGIN, sums) == data
+    assert all(key.startswith(("tile/", "keyring/")) for key in sums)
+
+
+def _site_receipt(data: bytes) -> None:
+    assert format_site_receipt(parse_site_receipt(data)) == data
+
+
 def _statement(data: bytes) -> None:
     assert format_statement(parse_statement(data)) == data
+
+
+def _notice(data: bytes) -> None:
+    assert format_notice(parse_notice(data)) == data
 
 
 def _progress(data: bytes) -> None:
@@ -391,6 +433,14 @@ def _ack(data: bytes) -> None:
     policy = parse_ack(_text(data))
     assert str(policy) == _text(data)
     assert parse_ack(str(policy)) == policy
+
+
+def _label(data: bytes) -> None:
+    assert parse_label(parse_label(_text(data)).value) is parse_label(_text(data))
+
+
+def _network(data: bytes) -> None:
+    assert parse_network(parse_network(_text(data)).value) is parse_network(_text(data))
 
 
 def _settings(data: bytes) -> None:
@@ -552,6 +602,34 @@ PARSERS: dict[str, Parser] = {
         lambda: [format_statement(Statement(ORIGIN, "local", 7, ("asset-1", "subject-2"), RECORDED))],
         "replication.erase.parse_statement",
     ),
+    "parse_notice": Parser(
+        "the note's text is that parsed",
+        _notice,
+        (MalformedNote,),
+        lambda: [format_notice(Notice(ORIGIN, "local", Room.OVER, 7, 5, RECORDED))],
+        "replication.quota.parse_notice",
+    ),
+    "parse_medium": Parser(
+        "the note's text is that parsed",
+        _medium,
+        (MalformedNote,),
+        medium_examples,
+        "replication.media.medium.parse_medium",
+    ),
+    "parse_sums": Parser(
+        "the list's bytes are those parsed, and name nothing but tiles and keys",
+        _sums,
+        (Malformed,),
+        lambda: [format_sums(ORIGIN, {}), format_sums(ORIGIN, SUMS)],
+        "replication.media.medium.parse_sums",
+    ),
+    "parse_site_receipt": Parser(
+        "the file's bytes are those parsed",
+        _site_receipt,
+        (MalformedNote,),
+        site_receipt_examples,
+        "replication.media.receipt.parse_site_receipt",
+    ),
     "parse_add_checkpoint": Parser(
         "the request's bytes are those parsed",
         _add_checkpoint,
@@ -653,6 +731,20 @@ PARSERS: dict[str, Parser] = {
         lambda: [b"local", b"any:1", b"any:12", b"same-city", b"all"],
         "ledger.core.acknowledgement.parse_ack",
     ),
+    "parse_label": Parser(
+        "a label, and its name is the same label",
+        _label,
+        (InvalidRequest,),
+        lambda: [b"public", b"jimi", "机密".encode()],
+        "ledger.core.classification.parse_label",
+    ),
+    "parse_network": Parser(
+        "a network, and its name is the same network",
+        _network,
+        (InvalidRequest,),
+        lambda: [b"", b"government-external", "政务内网".encode()],
+        "ledger.core.classification.parse_network",
+    ),
     "parse_postgres": Parser(
         "a host and a database, and what it writes is the same place",
         _postgres,
@@ -663,6 +755,20 @@ PARSERS: dict[str, Parser] = {
             *postgres_examples(),
         ],
         "ledger.store.place.parse_postgres",
+    ),
+    "parse_schedule": Parser(
+        "its text is the same schedule",
+        _schedule,
+        (InvalidRequest,),
+        lambda: [b"08:00-18:00 10Mbit, 22:00-06:00 off, else 100Mbit", b"2MB", b"23:59-00:00 free, else 8kbit/s"],
+        "replication.schedule.parse_schedule",
+    ),
+    "parse_rate": Parser(
+        "its text is the same rate",
+        _rate,
+        (InvalidRequest,),
+        lambda: [b"10Mbit", b"1.5 GB/s", b"2MiB", b"off", b"free"],
+        "replication.schedule.parse_rate",
     ),
     "pki.keystore.file.load": Parser(
         "a key, or a damaged file, or a wrong passphrase", _key_file, (Tampered, InvalidRequest), key_file_examples
@@ -677,6 +783,8 @@ PARSERS: dict[str, Parser] = {
         lambda: [b"/srv/site", b"file:///srv/site", b"s3://bucket/a/b?endpoint=http://127.0.0.1:8333&region=x"],
     ),
 }
+
+PARSERS |= {name: Parser(*rest) for name, *rest in CONTENT_PARSERS}
 
 
 # -- the tests --------------------------------------------------------------------------------------------------------

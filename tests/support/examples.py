@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from ledger.core.proof import Receipt, format_receipt
 from ledger.evidence import Evidence, Proven, pack_evidence
 from ledger.keyring import RecoveryKey, generate_recovery_key, keyring_object
 from ledger.keyring.data import asset_key_name, data_key_object
+from replication.media.medium import Medium, format_medium
+from replication.media.receipt import SiteReceipt, format_site_receipt
 from replication.site import Pending, SiteDescription, format_description, format_pending
 from tests.support.ledgers import log_signer, mirror_cosigner
 
@@ -141,6 +144,17 @@ def description_examples() -> list[bytes]:
     return [
         format_description(SiteDescription(ORIGIN, "local", vkey, days, "internal", RECORDED)) for days in (None, 3650)
     ]
+
+
+def medium_examples() -> list[bytes]:
+    note, vkey = format_note(note_of(TEXT)).decode(), mirror_cosigner("example.com/m").vkey
+    whole = Medium(ORIGIN, "archive", vkey, 0, 7, 1, 1, 0, 7, 3, 2, 999, "a" * 64, RECORDED, note)
+    return [format_medium(whole), format_medium(replace(whole, base=2, part=2, parts=2, start=5))]
+
+
+def site_receipt_examples() -> list[bytes]:
+    note = format_note(note_of(TEXT)).decode()
+    return [format_site_receipt(SiteReceipt(note, shown, said)) for shown, said in ((None, ()), (note, (note, "金")))]
 
 
 def keyring_examples() -> list[bytes]:

@@ -24,6 +24,7 @@ from ledger.store.base import EntryStore, ObjectStore, SignedCheckpoint
 from ledger.store.memory import MemoryEntryStore, MemoryObjectStore
 from pki.keystore.file import LogSigner, MirrorCosigner
 from replication.follower import Follower, FollowerLimits
+from replication.heal import Evidence
 from replication.mirror import Mirror
 from replication.site import Pending, Site, format_pending, init_site
 from restore.fetch import Newer, SiteCopy, open_site
@@ -62,6 +63,7 @@ class Replicas:
         self.log: VerifierKey = self.signer.key
         self.store: EntryStore = MemoryEntryStore()
         self.published: ObjectStore = MemoryObjectStore("published")
+        self.evidence: ObjectStore = MemoryObjectStore("evidence")
         self.recovery: RecoveryKey = generate_recovery_key()
         self.epoch = 0
         self.nonce = nonces()
@@ -115,6 +117,7 @@ class Replicas:
             epoch=self.epoch if epoch is None else epoch,
             nonce=self.nonce,
             limits=FollowerLimits(parallel=parallel),
+            evidence=Evidence(self.evidence, self.origin, self.clock),
         )
 
     def mirror(self, name: str, *, objects: ObjectStore | None = None, memory: ObjectStore | None = None) -> Mirror:

@@ -63,7 +63,7 @@ def test_what_clears_them_and_what_leaves_them_standing() -> None:
     def fine(one: Standing, lag_s: float | None) -> set[str]:
         return {reading.kind.value for reading in site_readings(one, lag_s, 1_000.0, SETTINGS) if reading.fine}
 
-    assert fine(FINE, 50.0) == {"site-lag", "site-unreachable", "site-damaged"}
+    assert fine(FINE, 50.0) == {"site-lag", "site-unreachable", "site-damaged", "site-quota"}
     assert "site-lag" not in fine(FINE, 50.5), "not at the bound itself, so that it does not flap"
     assert "site-lag" not in fine(FINE, None)
     assert fine(replace(FINE, error="away", since_s=990.0), 0.0) == {"site-lag"}, "being away heals no damage"

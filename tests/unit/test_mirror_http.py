@@ -6,6 +6,7 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -20,8 +21,9 @@ from ledger.verify import verify_copy
 from replication.http.common import Face, RoleLimits
 from replication.http.mirror import MirrorFace, make_mirror_app
 from replication.mirror import COSIGNED, FORKS
+from replication.quota import used_bytes
 from replication.role import MirrorKey, SiteRole
-from replication.site import Pending, Site, format_pending, init_site, read_pending
+from replication.site import Pending, Site, describe_anew, format_pending, init_site, read_description, read_pending
 from tests.support.ledgers import FixedClock, contents, mirror_cosigner
 from tests.support.replicas import nonces
 from tests.support.tlog import Log, add_checkpoint, cosigned_at, entries_of, mirror_info, mth, tile_paths
@@ -400,3 +402,24 @@ async def test_a_place_without_its_key_or_its_site_says_so_and_goes_on_when_it_i
     keys[MIRROR.vkey] = MirrorKey(MIRROR, MemoryObjectStore("state"))
     await role.round()
     assert role.trouble is None
+
+
+async def test_uploads_are_refused_when_there_is_no_room_and_what_is_cosigned_is_still_shown() -> None:
+    source = log()
+    async with fed() as mirror:
+        assert (await mirror.follow(source, 300)).status_code == 200
+        site = (await mirror.role.opened()).mirror.site
+        found = await read_description(site, ORIGIN)
+        await describe_anew(site, MIRROR, replace(found, quota_bytes=await used_bytes(mirror.objects) + 2_000))
+        await mirror.role.round()
+        answer = await mirror.follow(source, 1_300)
+        assert answer.status_code == 507, answer.text
+        assert "over its quota" in answer.json()["detail"]
+        assert await mirror.size() == 300
+        stored = await used_bytes(mirror.objects)
+        await mirror.role.round()
+        assert (await mirror.follow(source, 1_300)).status_code == 507
+        assert await used_bytes(mirror.objects) <= stored + 1_000, "it does not fill up by being asked again"
+        await describe_anew(site, MIRROR, replace(found, quota_bytes=10**9))
+        await mirror.role.round()
+        assert (await mirror.follow(source, 1_300)).status_code == 200

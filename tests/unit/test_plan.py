@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from ledger.core.tiles import Tile, tiles_of
-from replication.plan import LISTED_TILES_MIN, batches, missing
+from replication.plan import batches, full_of, is_partial_of, missing
 
 SIZES = (0, 1, 255, 256, 257, 300, 65_535, 65_536, 65_836, 300_000)
 
@@ -29,12 +29,19 @@ def test_a_batch_is_one_folder_of_at_most_a_thousand() -> None:
 
 
 def test_listing_a_batchs_prefixes_finds_all_of_its_tiles_and_none_of_the_folders_below() -> None:
-    for batch in batches(0, 1_300 * 256 + 7):
-        if len(batch.tiles) < LISTED_TILES_MIN:
-            assert batch.prefixes == ()
-            continue
+    for batch in [*batches(0, 1_300 * 256 + 7), *batches(99 * 256, 101 * 256), *batches(256, 1_300 * 256)]:
+        assert len(batch.prefixes) <= 10
         assert all(tile.path.startswith(batch.prefixes) for tile in batch.tiles)
         assert not f"{batch.folder}/x001/000".startswith(batch.prefixes)
+
+
+def test_what_stands_in_for_a_full_tile_is_told_from_the_tile_itself() -> None:
+    (batch,) = (full_of(batch) for batch in batches(0, 3 * 256 + 5) if batch.folder == "tile/entries")
+    full = {tile.path for tile in batch.tiles}
+    assert full == {"tile/entries/000", "tile/entries/001", "tile/entries/002"}
+    assert is_partial_of("tile/entries/001.p/9", full)
+    assert not is_partial_of("tile/entries/001", full)
+    assert not is_partial_of("tile/entries/003.p/5", full)
 
 
 def test_only_what_is_not_there_is_missing() -> None:

@@ -1,0 +1,29 @@
+"""The content store: what does not fit an entry, as sealed chunks in packs (docs/content.md).
+
+It works over any `ObjectStore`; what its bytes look like is in `ledger/core` (chunks, packs, manifest).
+"""
+
+from ledger.content.chunker import Chunking
+from ledger.content.collector import Collected, Collector, referenced_packs
+from ledger.content.index import ChunkIndex, Synced, synchronise
+from ledger.content.leases import CONDEMNED, Lease, Leases
+from ledger.content.reader import ContentReader, ReaderLimits
+from ledger.content.writer import Content, ContentLimits, ContentWriter
+
+__all__ = [
+    "CONDEMNED",
+    "ChunkIndex",
+    "Chunking",
+    "Collected",
+    "Collector",
+    "Content",
+    "ContentLimits",
+    "ContentReader",
+    "ContentWriter",
+    "Lease",
+    "Leases",
+    "ReaderLimits",
+    "Synced",
+    "referenced_packs",
+    "synchronise",
+]

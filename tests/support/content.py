@@ -1,0 +1,79 @@
+"""Content stores for tests: small chunks and packs, so that a megabyte shows what a terabyte does."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ledger.content import (
+    ChunkIndex,
+    Chunking,
+    Content,
+    ContentLimits,
+    ContentReader,
+    ContentWriter,
+    Leases,
+    synchronise,
+)
+from ledger.core.chunks import ContentKeys
+from ledger.core.manifest import Manifest
+from ledger.store.base import ObjectStore
+
+SECRET = bytes(range(32))
+KEYS = ContentKeys.derive(SECRET)
+SMALL = ContentLimits(pack_size=2**16, chunking=Chunking(256, 1024, 4096))
+
+
+def noise(seed: int, size: int) -> bytes:
+    """Bytes that do not compress."""
+    return random.Random(seed).randbytes(size)
+
+
+@asynccontextmanager
+async def writing(
+    objects: ObjectStore,
+    *,
+    index: ChunkIndex | None = None,
+    leases: Leases | None = None,
+    limits: ContentLimits = SMALL,
+) -> AsyncIterator[ContentWriter]:
+    """A writer under a lease of its own, with an index made from the store."""
+    held = leases or Leases(objects)
+    lease = await held.begin()
+    try:
+        async with await ContentWriter.open(objects, KEYS, index or ChunkIndex(), lease, limits) as writer:
+            yield writer
+    finally:
+        held.end(lease)
+
+
+async def stored(objects: ObjectStore, *datas: bytes, limits: ContentLimits = SMALL) -> list[Content]:
+    """Each of these as content, durable."""
+    async with writing(objects, limits=limits) as writer:
+        contents = [await writer.add(io.BytesIO(data)) for data in datas]
+        await writer.flush()
+        return contents
+
+
+async def reader(objects: ObjectStore) -> ContentReader:
+    """With nothing but the store and the ledger's secret."""
+    index = ChunkIndex()
+    await synchronise(index, objects, KEYS)
+    return ContentReader(objects, KEYS, index)
+
+
+async def read(objects: ObjectStore, manifest: Manifest) -> bytes:
+    """The whole content."""
+    return b"".join([part async for part in (await reader(objects)).read(manifest)])
+
+
+async def keys_under(objects: ObjectStore, prefix: str) -> list[str]:
+    """The names of the objects there."""
+    return [key async for key in objects.list_keys(prefix)]
+
+
+async def bytes_under(objects: ObjectStore, prefix: str) -> int:
+    """How many bytes they have together."""
+    return sum([len((await objects.get(key)).data) for key in await keys_under(objects, prefix)])

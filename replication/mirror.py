@@ -18,7 +18,16 @@ from ledger.core.cosignature import verify_cosignature
 from ledger.core.encoding import parse_decimal
 from ledger.core.merkle import EMPTY_ROOT
 from ledger.core.note import Note, NoteSignature, VerifierKey, format_note
-from ledger.errors import Fenced, Forked, MalformedNote, ObjectMissing, RolledBack, Tampered, Untrusted
+from ledger.errors import (
+    Fenced,
+    Forked,
+    MalformedNote,
+    ObjectMissing,
+    RolledBack,
+    StoreUnavailable,
+    Tampered,
+    Untrusted,
+)
 from ledger.keyring import KeyringAudit
 from ledger.protocols import Clock, Cosigner
 from ledger.store.base import ObjectStore, Prefixed, Tag
@@ -286,9 +295,20 @@ class Mirror:
             # A crash before the swap finds the garbage again, and keeps it once.
             alarm = await garbage.keep(self._evidence, self._site.name, "what was cosigned last is shown again")
             self.alarms.raise_(alarm)
-            await self._site.objects.replace(CHECKPOINT, format_note(note), expected=garbage.stored.tag)
-        elif shown is None or format_note(shown.opened.note) != format_note(note):
-            await self._site.objects.replace(CHECKPOINT, format_note(note), expected=shown.tag if shown else None)
+            tag: Tag | None = garbage.stored.tag
+        elif shown is not None and format_note(shown.opened.note) == format_note(note):
+            return
+        else:
+            tag = shown.tag if shown else None
+        await self._site.objects.replace(CHECKPOINT, format_note(note), expected=tag)
+        # Producers are told that the site has it: what its store says is not enough, what it shows is.
+        with suppress(ObjectMissing):
+            if (await self._site.objects.get(CHECKPOINT)).data == format_note(note):
+                return
+        raise StoreUnavailable(
+            f"{self._site.objects.where}/{CHECKPOINT} was stored, and is not there",
+            hint="the next round writes it again; if it stays so, the store's conditional writes do not hold",
+        )
 
     async def _look(self, known: OpenedCheckpoint | None) -> tuple[Cosigned | None, Garbage | None]:
         """What the site shows. Where that is garbage, what it showed before, as far as versions are kept.

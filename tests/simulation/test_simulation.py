@@ -1,7 +1,9 @@
 """The whole system from a seed: whatever fails, crashes or takes over, in whatever order, nothing acknowledged is lost.
 
-A failure prints its seed and length; `SEED=8123 STEPS=120 pytest tests/simulation -k whatever_happens` replays it.
-`make soak` makes many long runs; `SEEDS=n` sets how many.
+Processes are killed between any two operations of a store and taken over from while they live; sites are cut off, slow,
+full, answer with errors before or after the effect, cut reads short, drop writes in silence, and lie about conditional
+writes; clocks jump. A failure prints its seed and length; `SEED=8123 STEPS=120 pytest tests/simulation -k
+whatever_happens` replays it. `make soak` makes a thousand runs from a printed seed, and long ones; `SEEDS=n`: how many.
 """
 
 from __future__ import annotations
@@ -9,17 +11,25 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections import Counter
+from typing import Any
 
 import pytest
 
-from tests.support.simulation import Simulation
+from ledger.core.classification import DEFAULT, Label
+from ledger.errors import JinshiError
+from ledger.store.memory import MemoryEntryStore
+from replication.follower import Follower
+from replication.mirror import Mirror
+from tests.support.simulation import DROPPED, LIES, TROUBLES, Simulation
 
-SEEDS = 40
+SEEDS = 48
 STEPS = int(os.environ.get("STEPS", "120"))
 
 
-def simulate(seed: int, *, steps: int = STEPS) -> Simulation:
+def simulate(seed: int, *, steps: int = STEPS, **lies: float) -> Simulation:
     simulation = Simulation(seed, steps=steps)
+    simulation.weather.lie_rates |= lies
     try:
         asyncio.run(simulation.run())
     except BaseException as error:
@@ -41,13 +51,16 @@ def test_nothing_acknowledged_is_lost_whatever_happens(seed: int) -> None:
 def test_the_runs_do_meet_what_they_are_made_for() -> None:
     """Seeds that never crash, fork a writer or lose a site would prove little."""
     seen: set[str] = set()
+    met: Counter[str] = Counter()
     sizes, signed = list[int](), 0
-    for seed in range(8):
+    for seed in range(SEEDS):
         simulation = simulate(seed)
         seen |= {name.partition(" ")[0] for name in simulation.trace}
         sizes.append(len(simulation.acknowledged))
         signed += len(simulation.signer.texts)
+        met += simulation.weather.met
     assert seen >= {"append", "publish", "follow", "mirror", "crash", "take", "zombie", "partition", "heal", "verify"}
+    assert met.keys() >= {*LIES, *TROUBLES}, met
     assert min(sizes) > 10
     assert signed > 4 * len(sizes)
 
@@ -62,8 +75,73 @@ def test_the_same_seed_gives_the_same_run() -> None:
     }
 
 
+SABOTAGE = ("acknowledges what is not stored", "cosigns without reading", "forgets what it cosigned", "ships no keys")
+
+
+def sabotage(what: str, patch: pytest.MonkeyPatch) -> None:
+    """Break one promise of the product."""
+    match what:
+        case "acknowledges what is not stored":
+            commit = MemoryEntryStore.commit
+
+            async def claimed(self: MemoryEntryStore, rows: Any, **given: Any) -> None:
+                if len(rows) != 7:
+                    await commit(self, rows, **given)
+
+            patch.setattr(MemoryEntryStore, "commit", claimed)
+        case "cosigns without reading":
+
+            async def unread(*_: Any, **__: Any) -> Label:
+                return DEFAULT
+
+            patch.setattr(Mirror, "_verify", unread)
+        case "forgets what it cosigned":
+
+            async def nothing(self: Mirror) -> tuple[None, None]:
+                return None, None
+
+            patch.setattr(Mirror, "_remembered", nothing)
+        case _:
+
+            async def unshipped(*_: Any) -> None:
+                return None
+
+            patch.setattr(Follower, "_ship_keyring", unshipped)
+            patch.setattr(Follower, "_ship_named_keys", unshipped)
+
+
+@pytest.mark.parametrize("what", SABOTAGE)
+def test_the_runs_catch_a_promise_that_is_broken(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sabotage(what, monkeypatch)
+    for seed in range(SEEDS):
+        try:
+            simulate(seed, **{DROPPED: 0.5})
+        except (AssertionError, JinshiError):
+            return
+    raise AssertionError(f"{SEEDS} runs have not noticed: {what}")
+
+
 @pytest.mark.soak
-def test_many_long_runs() -> None:
+def test_a_thousand_runs() -> None:
+    first = int(os.environ.get("SEED", random.SystemRandom().randrange(2**31)))
+    runs = int(os.environ.get("SEEDS", "1000"))
+    print(f"SEED={first}, {runs} runs of {STEPS} steps")
+    met: Counter[str] = Counter()
+    acknowledged = 0
+    for seed in range(first, first + runs):
+        simulation = simulate(seed)
+        met += simulation.weather.met
+        met["killed"] += sum(name.startswith("crash") for name in simulation.trace)
+        met["taken over while alive"] += simulation.trace.count("take over")
+        acknowledged += len(simulation.acknowledged)
+    print(f"{acknowledged} acknowledged, none lost; met:")
+    for what, count in met.most_common():
+        print(f"  {count:>7,} {what}")
+    assert runs < 100 or met.keys() >= {*LIES, *TROUBLES}
+
+
+@pytest.mark.soak
+def test_long_runs() -> None:
     draw = random.SystemRandom()
-    for _ in range(int(os.environ.get("SEEDS", "500"))):
+    for _ in range(int(os.environ.get("SEEDS", "1000")) // 20):
         simulate(draw.randrange(2**31), steps=600)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,12 +17,16 @@ from typing import Any, TypeVar
 from ledger.core.event import Event
 from ledger.errors import (
     CompareFailed,
+    DiskFull,
     Fenced,
+    Forked,
     IdConflict,
     InvalidRequest,
     JinshiError,
+    ObjectMissing,
     Pushback,
     StoreUnavailable,
+    Tampered,
     Unavailable,
     VersionConflict,
 )
@@ -46,6 +51,15 @@ LIMITS = SequencerLimits(pool_entries_max=60, append_entries_max=40, commit_entr
 FINISH_ATTEMPTS_MAX = 200
 
 
+TRUNCATED, DROPPED = "truncated read", "write dropped in silence"
+SWAPPED_AND_DENIED, NOT_SWAPPED, SWAPPED_ANYWAY = "swap done and denied", "swap claimed and not done", "two winners"
+READS_AND_WRITES = (TRUNCATED, DROPPED)
+LIES = (*READS_AND_WRITES, SWAPPED_AND_DENIED, NOT_SWAPPED, SWAPPED_ANYWAY)
+"""What stores in buckets have been seen to do, and never should."""
+CUT_OFF, FULL, SLOW, JUMPED = "cut off", "full", "slow link", "clock jump"
+TROUBLES = (CUT_OFF, FULL, SLOW, JUMPED, "error before the effect", "error after the effect")
+
+
 class Weather:
     """What goes wrong, and when: every decision is drawn from the seed. `calm` ends it."""
 
@@ -53,21 +67,42 @@ class Weather:
         self.draw = random.Random(seed)
         self.calm = False
         self.partitioned: set[str] = set()
+        self.full: set[str] = set()
+        self.slow: set[str] = set()
         self.failure_rate = self.draw.choice((0.0, 0.02, 0.08))
+        self.lie_rates = {lie: self.draw.choice((0.0, 0.15 if lie in READS_AND_WRITES else 0.4)) for lie in LIES}
+        self.met: Counter[str] = Counter()
 
     def outcome(self, operation: str, key: str) -> Outcome:
         if self.calm or self.draw.random() >= self.failure_rate:
             return Outcome.PASS
-        return self.draw.choice((Outcome.FAIL_NOT_PERSISTED, Outcome.FAIL_PERSISTED))
+        outcome = self.draw.choice((Outcome.FAIL_NOT_PERSISTED, Outcome.FAIL_PERSISTED))
+        self.met[f"error {'before' if outcome is Outcome.FAIL_NOT_PERSISTED else 'after'} the effect"] += 1
+        return outcome
 
-    async def pause(self) -> None:
+    def lies(self, lie: str) -> bool:
+        """Whether a site does that just now."""
+        if self.calm or self.draw.random() >= self.lie_rates[lie]:
+            return False
+        self.met[lie] += 1
+        return True
+
+    @property
+    def lied(self) -> int:
+        """How often something a site said, or kept, was not what it should be."""
+        return sum(self.met[lie] for lie in LIES)
+
+    async def pause(self, name: str = "") -> None:
         """Let others run: between any two operations of a store, anything may happen."""
-        for _ in range(self.draw.randrange(3)):
+        for _ in range(self.draw.randrange(40 if name in self.slow else 3)):
             await asyncio.sleep(0)
 
 
 class Remote:
-    """An object store behind a network: slow, and cut off at times, in the middle of everything."""
+    """An object store behind a network: slow, and cut off at times, in the middle of everything.
+
+    One with a `name` is a site's: it may be full, and may lie.
+    """
 
     def __init__(self, inner: ObjectStore, weather: Weather, name: str = "") -> None:
         self._inner = FaultyObjectStore(inner, weather.outcome)
@@ -79,25 +114,49 @@ class Remote:
         return self._inner.where
 
     async def _call(self, act: Callable[[], Awaitable[T]]) -> T:
-        await self._weather.pause()
+        await self._weather.pause(self._name)
         self._check()
         result = await act()
-        await self._weather.pause()
+        await self._weather.pause(self._name)
         self._check()  # it may be done, and the answer lost
         return result
 
     def _check(self) -> None:
         if self._name in self._weather.partitioned:
+            self._weather.met[CUT_OFF] += 1
             raise StoreUnavailable(f"{self._name} cannot be reached")
 
+    def _lies(self, lie: str) -> bool:
+        return bool(self._name) and self._weather.lies(lie)
+
+    def _check_room(self) -> None:
+        if self._name in self._weather.full:
+            self._weather.met[FULL] += 1
+            raise DiskFull(f"{self._name} has no space left")
+
     async def get(self, key: str) -> Stored:
-        return await self._call(lambda: self._inner.get(key))
+        stored = await self._call(lambda: self._inner.get(key))
+        if self._lies(TRUNCATED):
+            return Stored(stored.data[: self._weather.draw.randrange(len(stored.data) + 1)], stored.tag)
+        return stored
 
     async def put_immutable(self, key: str, data: bytes) -> None:
+        self._check_room()
+        if self._lies(DROPPED):
+            return
         await self._call(lambda: self._inner.put_immutable(key, data))
 
     async def replace(self, key: str, data: bytes, *, expected: Tag | None) -> Tag:
-        return await self._call(lambda: self._inner.replace(key, data, expected=expected))
+        self._check_room()
+        if self._lies(NOT_SWAPPED):
+            return Tag("never-there")
+        if self._lies(SWAPPED_ANYWAY):
+            with suppress(ObjectMissing):
+                expected = (await self._inner.get(key)).tag
+        tag = await self._call(lambda: self._inner.replace(key, data, expected=expected))
+        if self._lies(SWAPPED_AND_DENIED):
+            raise CompareFailed(f"{self._name}: {key} is not what it was")
+        return tag
 
     async def delete(self, key: str) -> None:
         await self._call(lambda: self._inner.delete(key))
@@ -225,6 +284,7 @@ class Simulation:
         self.zombies: list[Primary] = []
         self.mirrors: dict[str, asyncio.Task[None]] = {}
         self.trace: list[str] = []
+        self.resting = False
 
     def _memory(self) -> MemoryEntryStore:
         assert isinstance(self.replicas.store, MemoryEntryStore)
@@ -233,7 +293,7 @@ class Simulation:
     async def run(self) -> int:
         """Chaos, then calm, then everything is checked. Returns the size of the ledger."""
         await self.replicas.begin()
-        await fill(self.replicas, self.draw.choice((1, 200, 250, 500, 760)))
+        await fill(self.replicas, self.draw.choice((1, 200, 250, 500, 760, 1_000)))
         for _ in range(self.steps):
             name, act = self._choose()
             self.trace.append(name)
@@ -261,10 +321,12 @@ class Simulation:
             (2, "take over", self._take_over),
             (2, "zombie", self._stir_a_zombie),
             (2, f"crash mirror {site}", lambda: self._cancel(self.mirrors.pop(site, None))),
-            (3, f"partition {site}", lambda: self._partition(site)),
-            (4, f"heal {site}", lambda: self._heal(site)),
+            (2, f"partition {site}", lambda: self._partition(site)),
+            (9, f"heal {site}", lambda: self._heal(site)),
             (2, f"verify {site}", lambda: self._verify(site)),
             (1, "time", self._time_passes),
+            (1, f"fill up {site}", lambda: self._fill_up(site)),
+            (2, f"slow {site}", lambda: self._slow_down(site)),
         ]
         weights = [weight for weight, _, _ in actions]
         _, name, act = self.draw.choices(actions, weights)[0]
@@ -335,10 +397,20 @@ class Simulation:
         self.weather.partitioned.add(site)
 
     async def _heal(self, site: str) -> None:
-        self.weather.partitioned.discard(site)
+        for trouble in (self.weather.partitioned, self.weather.full, self.weather.slow):
+            trouble.discard(site)
+
+    async def _fill_up(self, site: str) -> None:
+        self.weather.full.add(site)
+
+    async def _slow_down(self, site: str) -> None:
+        self.weather.met[SLOW] += 1
+        self.weather.slow.add(site)
 
     async def _time_passes(self) -> None:
-        self.replicas.clock.advance(self.draw.choice((1, 60, -30)))  # clocks are set back, too
+        jump_s = self.draw.choice((1, 60, -30, 400 * 86_400, -400 * 86_400))  # clocks are set back, too
+        self.weather.met[JUMPED] += abs(jump_s) > 60
+        self.replicas.clock.advance(jump_s)
 
     # -- producers --
 
@@ -439,6 +511,8 @@ class Simulation:
             await follower.run_once()
         except (Unavailable, CompareFailed):
             return
+        except Tampered as error:
+            self._check_excused(error)
         except InvalidRequest as error:
             assert "not published anything yet" in error.what  # noqa: PT017
 
@@ -449,34 +523,54 @@ class Simulation:
         replicas, place = self.replicas, self.replicas.places[name]
         state = Remote(place.memory, self.weather)
         mirror = Mirror(self._site(name), self.cosigners[name], replicas.log, replicas.origin, replicas.clock, state)
-        with suppress(Unavailable, CompareFailed):
+        try:
             await mirror.advance()
+        except (Unavailable, CompareFailed):
+            return
+        except Tampered as error:
+            self._check_excused(error)
+
+    def _check_excused(self, error: Tampered) -> None:
+        """Refusing is right where a site lied, and where it kept less than it said; never in calm, never as a fork."""
+        if self.resting or not self.weather.lied or isinstance(error, Forked):
+            raise error
 
     async def _verify(self, name: str) -> None:
         """In the middle of everything: a site that shows a checkpoint is whole, whoever is at work there."""
         replicas = self.replicas
         objects = Remote(replicas.places[name].objects, self.weather, name)
+        lied = self.weather.met[TRUNCATED]
         try:
             copy = await replicas.open(name, objects)
         except JinshiError as error:
             if isinstance(error, Unavailable) or "checkpoint is missing" in error.what:
                 return
+            if self.weather.met[TRUNCATED] > lied:
+                return
             raise
-        with suppress(Unavailable):
+        try:
             await verify_site(copy)
             store = MemoryEntryStore()
             await rebuild(copy, store)
-            assert list(await store.rows(0, copy.checkpoint.size)) == self._memory()._rows[: copy.checkpoint.size]
+        except Unavailable:
+            return
+        except Tampered:
+            if self.weather.met[TRUNCATED] > lied:
+                return
+            raise
+        assert list(await store.rows(0, copy.checkpoint.size)) == self._memory()._rows[: copy.checkpoint.size]
 
     # -- the end --
 
     async def _come_to_rest(self) -> None:
         """No failures any more: whoever runs now must be able to finish what was left undone, by doing the usual."""
         self.weather.calm = True
-        self.weather.partitioned.clear()
+        for trouble in (self.weather.partitioned, self.weather.full, self.weather.slow):
+            trouble.clear()
         for old in (*self.zombies, *([self.primary] if self.primary else [])):
             await asyncio.gather(*(task for task in old.tasks.values() if not task.cancelled()))
         await asyncio.gather(*(task for task in self.mirrors.values() if not task.cancelled()))
+        self.resting = True  # what began in the storm has ended
         primary = await self._open()
         for old in (*self.zombies, *([self.primary] if self.primary else [])):
             await self._throw_away(old)

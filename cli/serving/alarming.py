@@ -21,7 +21,7 @@ from cli.wiring.ledgers import WritableLedger
 from ledger.acknowledging import Standing
 from ledger.alarms import AlarmKind, Key, Reading, changes, cleared_event, raised_event, read_alarms
 from ledger.core.event import Event, format_time
-from ledger.errors import Fenced, JinshiError, Unavailable
+from ledger.errors import Fenced, JinshiError, StoreUnavailable, Unavailable
 from ledger.http.service import Service
 
 LOOK_EVERY_S: Final = 5.0
@@ -63,8 +63,14 @@ class Alarming:
 
     async def run(self) -> None:
         """Look again and again, for ever. Raises Fenced."""
-        self._standing = set(await read_alarms(self._writable.ledger.store))
-        await self._scrubs.begin()
+        while True:
+            try:
+                self._standing = set(await read_alarms(self._writable.ledger.store))
+                await self._scrubs.begin()
+                break
+            except StoreUnavailable as error:  # a database that is away for a moment must not end the server
+                get_logger().error(f"standing alarms cannot be read: {error.what}", hint=error.hint)
+                await asyncio.sleep(LOOK_EVERY_S)
         for kind, about in self._standing:
             self._service.metrics.alarms.labels(kind, about).set(1)
         sending = None if self._webhook is None else asyncio.create_task(self._webhook.run(), name="webhook")
@@ -79,7 +85,8 @@ class Alarming:
 
     async def look(self) -> None:
         """Measure everything once; raise and clear what is due. Raises Fenced."""
-        await self._scrubs.look()
+        with suppress(StoreUnavailable):  # said by whatever else needs the store; the next look takes it in
+            await self._scrubs.look()
         over, fine = changes(self._standing, await self._readings())
         at_us = round(self._clock.now().timestamp() * 1_000_000)
         at, origin = format_time(at_us), self._service.origin

@@ -72,14 +72,18 @@ class ScrubAlarms:
         self._whole: dict[str, str | None] = {}
 
     async def begin(self) -> None:
-        """Take in what was recorded before: damage that no later scrub has found gone."""
+        """Take in what was recorded before: damage that no later scrub has found gone. Raises StoreUnavailable."""
         last = {result.site: result for result in await self._new()}
         for result in last.values():
             if not result.whole and result.site in self._sites():
                 self._acknowledging.damaged(result.site, result.what)
 
     async def look(self) -> None:
-        """Take in what was recorded since. Damage that is healed already is told of all the same, once."""
+        """Take in what was recorded since. Damage that is healed already is told of all the same, once.
+
+        Raises:
+            StoreUnavailable: nothing was taken in; the next look does.
+        """
         for result in await self._new():
             if result.site not in self._sites():
                 continue
@@ -105,10 +109,13 @@ class ScrubAlarms:
         return self._damages().keys()
 
     async def _new(self) -> list[Result]:
+        """The results recorded since the last look that succeeded. Raises StoreUnavailable."""
         found: list[Result] = []
-        while page := await self._entries.select(Selection(type=SCRUBBED, start=self._next), limit=PAGE_ENTRIES):
-            self._next = page[-1].index + 1
+        start, size = self._next, (await self._entries.head()).size
+        while page := await self._entries.select(Selection(type=SCRUBBED, start=start, stop=size), limit=PAGE_ENTRIES):
+            start = page[-1].index + 1
             found += [one for stored in page if (one := result_of(decode_entry(stored.entry).event)) is not None]
+        self._next = size  # a search by type may read whatever it is not told to leave out
         return found
 
 

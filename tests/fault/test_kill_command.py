@@ -100,6 +100,10 @@ def test_a_killed_import_is_finished_by_repeating_it(jinshi: Command) -> None:
         for _ in range(3 if number == 0 else 1):  # the first is the large one
             jinshi.killed(*jinshi.import_(edition))
         jinshi(*jinshi.import_(edition))
+    for _ in range(ATTEMPTS_MAX):  # on a busy machine some have ended before they were killed
+        if jinshi.kills >= 4:
+            break
+        jinshi.killed(*jinshi.import_(EDITIONS[3]))
     assert jinshi.kills >= 4, "hardly ever was it killed"
     jinshi("verify")
     for edition in EDITIONS[:4]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,14 +110,14 @@ class Soak:
             assert time.monotonic() < deadline_s, self.log_of(SERVER)
             time.sleep(0.05)
 
-    def finish(self) -> int:
+    def finish(self, subscribers: Sequence[str] = SUBSCRIBERS) -> int:
         """Let the writers end, the subscribers catch up, the server end; how many entries there are."""
         for name in WRITERS:
             Path(f"{self.file(name)}.stop").touch()
         for name in WRITERS:
             assert self.running.pop(name).wait(CATCH_UP_S) == 0, self.log_of(name)
         size = int(httpx.get(f"{self.url}/readyz").json()["size"])
-        for name in SUBSCRIBERS:
+        for name in subscribers:
             self.until(lambda name=name: len(lines_of(self.file(name))) >= size)  # type: ignore[misc]
             self.kill(name)
         server = self.running.pop(SERVER)
@@ -158,7 +158,12 @@ def recorded(soak: Soak) -> Iterator[tuple[int, dict[str, Any]]]:
             yield one["index"], one["entry"]
 
 
-def check(soak: Soak, size: int) -> None:
+def check(
+    soak: Soak,
+    size: int,
+    sites: Sequence[str] = ("same-city", "remote"),
+    subscribers: Sequence[str] = SUBSCRIBERS,
+) -> None:
     """Whatever was acknowledged is there, once, in order; every subscriber was told all of it, once; all is proven."""
     ids: list[str] = []
     found: dict[str, list[tuple[int, int]]] = {name: [] for name in WRITERS}
@@ -174,11 +179,11 @@ def check(soak: Soak, size: int) -> None:
         acknowledged = [tuple(map(int, line.split())) for line in lines_of(soak.file(name))]
         assert [number for number, _ in found[name]] == list(range(len(found[name]))), f"{name}: a gap, or twice"
         assert acknowledged == found[name], f"{name}: what was acknowledged is not what is there"
-    for name in SUBSCRIBERS:
+    for name in subscribers:
         told = [line.split(" ", 1) for line in lines_of(soak.file(name))]
         assert [(int(index), id_) for index, id_ in told] == list(enumerate(ids)), f"{name} was told something else"
     soak.jinshi.process("replicate", "--once")
-    for arguments in (("verify",), ("verify", "--site", "same-city"), ("verify", "--site", "remote"), ("audit",)):
+    for arguments in (("verify",), *(("verify", "--site", site) for site in sites), ("audit",)):
         soak.jinshi.process(*arguments)
 
 

@@ -93,7 +93,7 @@ class City:
             cosigned = await mirror.advance()
         except (Unavailable, CompareFailed, Tampered) as error:
             # Refusing is right where a site lies, or keeps less than it said; taking it for a fork is not.
-            if isinstance(error, Forked) or not (self.weather.lied or isinstance(error, Unavailable)):
+            if isinstance(error, Forked) or not (self.weather.lies_of[name] or isinstance(error, Unavailable)):
                 raise
             self.acknowledging.failed(name, error)
         else:

@@ -26,15 +26,16 @@ from cli.serving.webhook import QUEUE_MAX, Webhook
 from cli.wiring.ledgers import WritableLedger
 from ledger.acknowledging import Standing
 from ledger.alarms import AlarmKind, Key, Reading, changes, cleared_event, raised_event, read_alarms
-from ledger.core.acts import acts_source
+from ledger.core.acts import SCRUBBED, acts_source
 from ledger.core.event import Event
-from ledger.errors import InvalidRequest, Tampered
+from ledger.errors import InvalidRequest, StoreUnavailable, Tampered
 from ledger.sequencer import Sequencer
+from ledger.store.base import Selection, StoredEntry
 from ledger.store.faulty import FaultyEntryStore, Outcome
 from ledger.store.memory import MemoryEntryStore
 from tests.support.certificates import Authority
 from tests.support.http_api import served
-from tests.support.ledgers import ACTOR, FixedClock
+from tests.support.ledgers import ACTOR, FixedClock, append
 from tests.support.receiving import receiving
 
 ORIGIN = "example.test/alarms"
@@ -214,3 +215,33 @@ async def test_a_webhook_that_is_away_fills_no_memory_and_keeps_nobody_waiting()
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest):
         Webhook(url)
+
+
+class Away(MemoryEntryStore):
+    """A store that cannot be searched for a while."""
+
+    away = False
+
+    async def select(self, what: Selection, *, limit: int) -> list[StoredEntry]:
+        if self.away:
+            raise StoreUnavailable("the database is away")
+        return list(await super().select(what, limit=limit))
+
+
+async def test_a_store_that_is_away_ends_no_watch_and_hides_no_result(tmp_path: Path) -> None:
+    async with served(sites=[("far", "remote")]) as ledger:
+        store = Away()
+        open_ledger = SimpleNamespace(store=store, paths=LedgerPaths(tmp_path), environment=Environment(None, user="t"))
+        writable = SimpleNamespace(ledger=open_ledger, sequencer=ledger.service.sequencer)
+        alarming = Alarming(cast(WritableLedger, writable), ledger.service, AlarmSettings(disk_free_percent=0), None)
+        found = Event.of_json(
+            {"site": "far", "whole": False, "found": 2, "healed": 0, "findings": []},
+            id="1", source=acts_source("example.test/log"), type=SCRUBBED, subject="far",
+        )  # fmt: skip
+        await append(store, [found], FixedClock())
+        store.away = True
+        await alarming.look()
+        assert await read_alarms(ledger.store) == {}
+        store.away = False
+        await alarming.look()
+        assert list(await read_alarms(ledger.store)) == [("site-damaged", "far")]

@@ -191,7 +191,7 @@ class Mirror:
             raise Fenced(
                 f"site {self._site.name!r}: `{PENDING}` is of epoch {waiting[0].epoch}, a writer of {epoch} was there",
                 hint="another primary has taken over this ledger; let only one write. If none has, that epoch was "
-                f"forged: then delete {self._state.where}/{EPOCH}",
+                f"forged: then delete {self._state.where}/{EPOCH} and `{PENDING}` at the site",
             )
         if waiting[0].epoch > epoch:  # before anything is done for it: it may be overwritten any moment
             await self._state.replace(EPOCH, f"{waiting[0].epoch}\n".encode("ascii"), expected=tag)

@@ -25,7 +25,7 @@ from tests.support.proxy import FaultProxy, fault_proxy
 from tests.support.servers import S3Server, free_ports, private_seaweed
 
 SITES = ("a", "b", "c")
-SHORT_S, LONG_S = 8.0, 300.0
+SHORT_S, LONG_S = 5.0, 300.0
 GAP_S = (0.1, 0.7)
 FAULTS = ("partition", "refuse", "cut", "truncate", "late", "slow", "drop", "heal", "heal", "kill")
 

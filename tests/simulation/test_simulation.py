@@ -9,8 +9,10 @@ whatever_happens` replays it. `make soak` makes a thousand runs from a printed s
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
+import re
 import traceback
 from collections import Counter
 from typing import Any
@@ -88,7 +90,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
 
 
 SABOTAGE = {
-    "acknowledges what is not stored": "check_acknowledged",
+    "acknowledges what is not stored": "check_acknowledged|memory holds",  # at the end, or by the next to append
     "cosigns without reading": "Tampered",
     "forgets what it cosigned": "check_place",
     "ships no keys": "keyring/",
@@ -96,7 +98,7 @@ SABOTAGE = {
     "lets two epochs write": "CompareFailed",  # what is left then is the size, and that is no answer for a producer
 }
 """What is broken, and how the runs must notice it: a check by its name, or what it says."""
-SABOTAGED_SEEDS = 24
+SABOTAGED_SEEDS = 64
 
 
 def sabotage(what: str, patch: pytest.MonkeyPatch) -> None:
@@ -136,10 +138,12 @@ def sabotage(what: str, patch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_sabotage_the_same_runs_are_fine() -> None:
-    for seed in range(SABOTAGED_SEEDS):
+    for seed in range(SABOTAGED_SEEDS // 4):
         simulate(seed, **{DROPPED: 0.5})
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("what", SABOTAGE)
 def test_the_runs_catch_a_promise_that_is_broken(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sabotage(what, monkeypatch)
@@ -152,9 +156,12 @@ def test_the_runs_catch_a_promise_that_is_broken(what: str, monkeypatch: pytest.
         except (AssertionError, JinshiError) as error:
             frames = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
             noticed.append((type(error).__name__, str(error), *frames))
-            if any(SABOTAGE[what] in one for one in noticed[-1]):
-                return
-    raise AssertionError(f"{SABOTAGED_SEEDS} runs have not noticed: {what}; {noticed}")
+            if any(re.search(SABOTAGE[what], one) for one in noticed[-1]):
+                break
+        finally:
+            gc.collect()  # what a run that was broken off has left undone is this test's, and nobody else's
+    else:
+        raise AssertionError(f"{SABOTAGED_SEEDS} runs have not noticed: {what}; {noticed}")
 
 
 @pytest.mark.soak

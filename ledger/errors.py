@@ -136,6 +136,10 @@ class CheckFailed(JinshiError):
     """A check that was asked for ran and did not hold, with no sign of tampering (a drill over its RTO, ...)."""
 
 
+class RestoreFailed(CheckFailed):
+    """What was rebuilt is not what was captured, or the target did not take it; nothing was put in place."""
+
+
 # -- It could not be done now: nothing is lost, try again as the hint says. -------------------------------------
 
 
@@ -169,6 +173,10 @@ class OverQuota(SiteUnavailable):
 
 class Paused(Unavailable):
     """A site's schedule says that nothing is sent to it now; it goes on by itself."""
+
+
+class CaptureFailed(Unavailable):
+    """A protected system cannot be read as it has to be; what was captured before stays, nothing half done counts."""
 
 
 class LockHeld(Unavailable):

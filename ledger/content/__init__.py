@@ -8,6 +8,7 @@ from ledger.content.collector import Collected, Collector, referenced_packs
 from ledger.content.index import ChunkIndex, Synced, synchronise
 from ledger.content.leases import CONDEMNED, Lease, Leases
 from ledger.content.reader import ContentReader, ReaderLimits
+from ledger.content.store import ContentStore
 from ledger.content.writer import Content, ContentLimits, ContentWriter
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Content",
     "ContentLimits",
     "ContentReader",
+    "ContentStore",
     "ContentWriter",
     "Lease",
     "Leases",

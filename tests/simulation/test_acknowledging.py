@@ -26,7 +26,7 @@ from replication.mirror import Mirror
 from tests.support.ledgers import append as record
 from tests.support.ledgers import event
 from tests.support.replicas import Replicas
-from tests.support.simulation import Remote, Weather
+from tests.support.weather import Remote, Weather
 
 SEEDS = range(16)
 STEPS = 60

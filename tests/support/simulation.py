@@ -7,17 +7,17 @@ throwing the objects away that use them.
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
+from ledger.acknowledging import Acknowledging
+from ledger.core.acknowledgement import ALL, SAME_CITY, AckPolicy, parse_ack
+from ledger.core.checkpoint import CHECKPOINT, Checkpoint, parse_checkpoint
 from ledger.core.event import Event
 from ledger.errors import (
     CompareFailed,
-    DiskFull,
     Fenced,
     Forked,
     IdConflict,
@@ -27,227 +27,46 @@ from ledger.errors import (
     Pushback,
     StoreUnavailable,
     Tampered,
+    Unacknowledged,
     Unavailable,
     VersionConflict,
 )
+from ledger.lag import LagMeter
 from ledger.publisher import Publisher
+from ledger.reader import Reader
 from ledger.sequencer import Sequencer, SequencerLimits
-from ledger.store.base import ObjectStore, Stored, Tag, Version, VersionId
-from ledger.store.faulty import FaultyEntryStore, FaultyObjectStore, Outcome
-from ledger.store.memory import MemoryEntryStore
-from pki.keystore.file import LogSigner, MirrorCosigner
+from ledger.store.memory import MemoryEntryStore, MemoryObjectStore
 from replication.follower import Follower, FollowerLimits
+from replication.http.wire import AddCheckpoint
 from replication.mirror import Mirror
-from replication.site import Site
+from replication.site import Site, read_cosigned
+from replication.witness import OldSizeMismatch, Witness
 from restore.fetch import verify_site
 from restore.rebuild.ledger import rebuild
 from tests.support.checking import Acknowledged, EventKey, check_ledger
-from tests.support.replicas import Replicas
+from tests.support.ledgers import mirror_cosigner
+from tests.support.replicas import FAR, NEAR, Replicas
 from tests.support.tampering import fill
-
-T = TypeVar("T")
+from tests.support.weather import (
+    INTERRUPTED,
+    JUMPED,
+    KILLED,
+    SLOW,
+    TAKEN_OVER,
+    TRUNCATED,
+    Database,
+    RecordingCosigner,
+    RecordingSigner,
+    Remote,
+    Weather,
+)
 
 LIMITS = SequencerLimits(pool_entries_max=60, append_entries_max=40, commit_entries_max=24, streams_cached_max=3)
 FINISH_ATTEMPTS_MAX = 200
-
-
-TRUNCATED, DROPPED = "truncated read", "write dropped in silence"
-SWAPPED_AND_DENIED, NOT_SWAPPED, SWAPPED_ANYWAY = "swap done and denied", "swap claimed and not done", "two winners"
-READS_AND_WRITES = (TRUNCATED, DROPPED)
-LIES = (*READS_AND_WRITES, SWAPPED_AND_DENIED, NOT_SWAPPED, SWAPPED_ANYWAY)
-"""What stores in buckets have been seen to do, and never should."""
-CUT_OFF, FULL, SLOW, JUMPED = "cut off", "full", "slow link", "clock jump"
-TROUBLES = (CUT_OFF, FULL, SLOW, JUMPED, "error before the effect", "error after the effect")
-KILLED, INTERRUPTED, TAKEN_OVER = "writer killed", "task killed in the middle", "taken over while alive"
-
-
-class Weather:
-    """What goes wrong, and when: every decision is drawn from the seed. `calm` ends it."""
-
-    def __init__(self, seed: int) -> None:
-        self.draw = random.Random(seed)
-        self.calm = False
-        self.partitioned: set[str] = set()
-        self.full: set[str] = set()
-        self.slow: set[str] = set()
-        self.failure_rate = self.draw.choice((0.0, 0.02, 0.08))
-        self.lie_rates = {lie: self.draw.choice((0.0, 0.15 if lie in READS_AND_WRITES else 0.4)) for lie in LIES}
-        self.met: Counter[str] = Counter()
-        self.lies_of: defaultdict[str, Counter[str]] = defaultdict(Counter)
-
-    def outcome(self, operation: str, key: str) -> Outcome:
-        if self.calm or self.draw.random() >= self.failure_rate:
-            return Outcome.PASS
-        outcome = self.draw.choice((Outcome.FAIL_NOT_PERSISTED, Outcome.FAIL_PERSISTED))
-        self.met[f"error {'before' if outcome is Outcome.FAIL_NOT_PERSISTED else 'after'} the effect"] += 1
-        return outcome
-
-    def lies(self, lie: str) -> bool:
-        """Whether a site is to do that just now."""
-        return not self.calm and self.draw.random() < self.lie_rates[lie]
-
-    def lied(self, lie: str, site: str) -> None:
-        """It has."""
-        self.met[lie] += 1
-        self.lies_of[site][lie] += 1
-
-    async def pause(self, name: str = "") -> None:
-        """Let others run: between any two operations of a store, anything may happen."""
-        for _ in range(self.draw.randrange(40 if name in self.slow else 3)):
-            await asyncio.sleep(0)
-
-
-class Remote:
-    """An object store behind a network: slow, and cut off at times, in the middle of everything.
-
-    One with a `name` is a site's: it may be full, and may lie.
-    """
-
-    def __init__(self, inner: ObjectStore, weather: Weather, name: str = "") -> None:
-        self._inner = FaultyObjectStore(inner, weather.outcome)
-        self._weather = weather
-        self._name = name
-
-    @property
-    def where(self) -> str:
-        return self._inner.where
-
-    async def _call(self, act: Callable[[], Awaitable[T]]) -> T:
-        await self._weather.pause(self._name)
-        self._check()
-        result = await act()
-        await self._weather.pause(self._name)
-        self._check()  # it may be done, and the answer lost
-        return result
-
-    def _check(self) -> None:
-        if self._name in self._weather.partitioned:
-            self._weather.met[CUT_OFF] += 1
-            raise StoreUnavailable(f"{self._name} cannot be reached")
-
-    def _lies(self, lie: str) -> bool:
-        return bool(self._name) and self._weather.lies(lie)
-
-    def _check_room(self) -> None:
-        if self._name in self._weather.full:
-            self._weather.met[FULL] += 1
-            raise DiskFull(f"{self._name} has no space left")
-
-    async def get(self, key: str) -> Stored:
-        stored = await self._call(lambda: self._inner.get(key))
-        if stored.data and self._lies(TRUNCATED):
-            self._weather.lied(TRUNCATED, self._name)
-            return Stored(stored.data[: self._weather.draw.randrange(len(stored.data))], stored.tag)
-        return stored
-
-    async def put_immutable(self, key: str, data: bytes) -> None:
-        self._check_room()
-        if self._lies(DROPPED):
-            self._weather.lied(DROPPED, self._name)
-            return
-        await self._call(lambda: self._inner.put_immutable(key, data))
-
-    async def replace(self, key: str, data: bytes, *, expected: Tag | None) -> Tag:
-        self._check_room()
-        if self._lies(NOT_SWAPPED):
-            self._weather.lied(NOT_SWAPPED, self._name)
-            return Tag("never-there")
-        if self._lies(SWAPPED_ANYWAY):
-            for _ in range(self._weather.draw.choice((0, 30, 300))):  # so that there is somebody else to win
-                await asyncio.sleep(0)
-            with suppress(ObjectMissing):
-                found = (await self._inner.get(key)).tag
-                if found != expected:
-                    self._weather.lied(SWAPPED_ANYWAY, self._name)
-                    expected = found
-        tag = await self._call(lambda: self._inner.replace(key, data, expected=expected))
-        if self._lies(SWAPPED_AND_DENIED):
-            self._weather.lied(SWAPPED_AND_DENIED, self._name)
-            raise CompareFailed(f"{self._name}: {key} is not what it was")
-        return tag
-
-    async def delete(self, key: str) -> None:
-        await self._call(lambda: self._inner.delete(key))
-
-    async def purge(self, key: str) -> None:
-        await self._call(lambda: self._inner.purge(key))
-
-    async def list_keys(self, prefix: str) -> AsyncIterator[str]:
-        self._check()
-        keys = [key async for key in self._inner.list_keys(prefix)]
-        await self._weather.pause()
-        for key in keys:
-            yield key
-
-    async def list_versions(self, prefix: str) -> AsyncIterator[Version]:
-        self._check()
-        versions = [version async for version in self._inner.list_versions(prefix)]
-        await self._weather.pause()
-        for version in versions:
-            yield version
-
-    async def get_version(self, key: str, version: VersionId) -> bytes:
-        return await self._call(lambda: self._inner.get_version(key, version))
-
-    async def extend_lock(self, key: str, version: VersionId | None = None) -> None:
-        await self._call(lambda: self._inner.extend_lock(key, version))
-
-
-class Database(FaultyEntryStore):
-    """An entry store whose answers take a while, so that writers meet."""
-
-    def __init__(self, inner: MemoryEntryStore, weather: Weather) -> None:
-        super().__init__(inner, weather.outcome)
-        self._weather = weather
-
-    def __getattribute__(self, name: str) -> Any:
-        value = super().__getattribute__(name)
-        if name.startswith("_") or not asyncio.iscoroutinefunction(value):
-            return value
-        weather = super().__getattribute__("_weather")
-
-        async def slow(*args: Any, **given: Any) -> Any:
-            await weather.pause()
-            result = await value(*args, **given)
-            await weather.pause()
-            return result
-
-        return slow
-
-
-class RecordingSigner:
-    """The log's key, and everything it ever signed."""
-
-    def __init__(self, signer: LogSigner) -> None:
-        self._signer = signer
-        self.texts: list[bytes] = []
-
-    @property
-    def vkey(self) -> str:
-        return self._signer.vkey
-
-    def sign(self, text: bytes) -> bytes:
-        self.texts.append(text)
-        return self._signer.sign(text)
-
-
-class RecordingCosigner:
-    """A mirror's key, and everything it ever cosigned."""
-
-    def __init__(self, cosigner: MirrorCosigner) -> None:
-        self._cosigner = cosigner
-        self.texts: list[bytes] = []
-
-    @property
-    def vkey(self) -> str:
-        return self._cosigner.vkey
-
-    def cosign(self, checkpoint_text: bytes, timestamp_s: int) -> bytes:
-        self.texts.append(checkpoint_text)
-        return self._cosigner.cosign(checkpoint_text, timestamp_s)
-
-    def sign_site(self, text: bytes) -> bytes:
-        return self._cosigner.sign_site(text)
+THIRD = "third"
+ROLES = {NEAR: "same-city", FAR: "remote", THIRD: "remote"}
+POLICIES = (parse_ack("any:1"), parse_ack("any:2"), SAME_CITY, ALL)
+ACKNOWLEDGED, REFUSED, WITNESSED = "acknowledged by sites", "not yet acknowledged by sites", "witnessed"
 
 
 @dataclass(slots=True)
@@ -256,6 +75,7 @@ class Primary:
 
     sequencer: Sequencer
     publisher: Publisher
+    acknowledging: Acknowledging
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
 
@@ -281,12 +101,17 @@ class Simulation:
         self.weather = Weather(seed)
         self.draw = self.weather.draw
         self.steps = steps
-        self.replicas = Replicas()
+        self.replicas = Replicas(sites=self.draw.choice(((NEAR, FAR), (NEAR, FAR, THIRD))))
         self.database = Database(self._memory(), self.weather)
         self.published = Remote(self.replicas.published, self.weather)
         self.signer = RecordingSigner(self.replicas.signer)
         self.cosigners = {name: RecordingCosigner(place.cosigner) for name, place in self.replicas.places.items()}
+        self.witness_memory = MemoryObjectStore("memory of the witness")
+        self.witness = self._new_witness()
+        self.witnessed: list[bytes] = []
+        self.asking: dict[str, asyncio.Task[None]] = {}
         self.acknowledged: dict[EventKey, Acknowledged] = {}
+        self.waiting: list[tuple[int, AckPolicy]] = []  # what producers still want to hear that the sites have
         self.producers = [Producer(number) for number in range(3)]
         self.primary: Primary | None = None
         self.zombies: list[Primary] = []
@@ -313,7 +138,7 @@ class Simulation:
             self.replicas,
             acknowledged=self.acknowledged,
             signed=self.signer.texts,
-            cosigned={name: one.texts for name, one in self.cosigners.items()},
+            cosigned={"witness": self.witnessed} | {name: one.texts for name, one in self.cosigners.items()},
         )
 
     # -- what happens --
@@ -333,6 +158,9 @@ class Simulation:
             (2, f"partition {site}", lambda: self._partition(site)),
             (9, f"heal {site}", lambda: self._heal(site)),
             (2, f"verify {site}", lambda: self._verify(site)),
+            (8, "ask the sites", self._start_asking),
+            (3, "witness", self._start_witnessing),
+            (1, "crash witness", self._crash_witness),
             (1, "time", self._time_passes),
             (1, f"fill up {site}", lambda: self._fill_up(site)),
             (2, f"slow {site}", lambda: self._slow_down(site)),
@@ -350,7 +178,9 @@ class Simulation:
                 publisher = Publisher(
                     self.database, self.published, self.signer, self.replicas.origin, epoch=sequencer.epoch, parallel=2
                 )
-                return Primary(sequencer, publisher)
+                roles = [(name, ROLES[name]) for name in self.replicas.places]
+                lag = LagMeter(self.database, self.replicas.clock)
+                return Primary(sequencer, publisher, Acknowledging(roles, self.replicas.clock, lag))
 
     async def _writer(self) -> Primary:
         if self.primary is None:
@@ -461,6 +291,8 @@ class Simulation:
             producer.version = places[-1].streamversion
         for event, place in zip(events, places, strict=True):
             self.acknowledged.setdefault((event.source, event.id), Acknowledged(event, [])).answers.append(place)
+        if self.draw.random() < 0.5:  # its producer also waits for the sites
+            self.waiting.append((places[-1].index, self.draw.choice(POLICIES)))
         if self.draw.random() < 0.2:
             await self._repeat(primary)
 
@@ -500,7 +332,8 @@ class Simulation:
 
     async def _publish(self, primary: Primary) -> None:
         with suppress(Unavailable, CompareFailed):
-            await primary.publisher.publish()
+            signed = await primary.publisher.publish()
+            primary.acknowledging.published(Checkpoint(signed.origin, signed.size, signed.root))
 
     async def _start_following(self, site: str) -> None:
         primary = await self._writer()
@@ -533,6 +366,87 @@ class Simulation:
         else:
             assert epoch >= newest or self.weather.lies_of[name], f"epoch {epoch} shipped to {name} after {newest}"
             self.shipped_by[name] = max(epoch, self.shipped_by.get(name, 0))
+            await self._look(primary, name)
+
+    async def _look(self, primary: Primary, name: str) -> None:
+        """What the site shows to have cosigned is what its appends are acknowledged by."""
+        try:
+            cosigned = await read_cosigned(self._site(name), self.replicas.log)
+        except Unavailable as error:
+            primary.acknowledging.failed(name, error)
+        except Tampered as error:
+            self._check_excused(error, name)
+            primary.acknowledging.failed(name, error)
+        else:
+            primary.acknowledging.cosigned(name, None if cosigned is None else cosigned.opened.checkpoint)
+
+    async def _start_asking(self) -> None:
+        primary = self.draw.choice(self.zombies) if self.zombies and self.draw.random() < 0.2 else await self._writer()
+        self._start(primary.tasks, "ask", self._ask(primary))
+
+    async def _ask(self, primary: Primary) -> None:
+        """Whoever waits for the sites asks again; what they are told must be so, at that moment."""
+        for name in self.replicas.places:
+            await self._look(primary, name)
+        waiting, self.waiting = self.waiting, []
+        for index, policy in waiting:
+            try:
+                await primary.acknowledging.acknowledge(index, {policy}, 0.0)
+            except Unacknowledged:
+                self.weather.met[REFUSED] += 1
+                self.waiting.append((index, policy))
+            else:
+                self.weather.met[ACKNOWLEDGED] += 1
+                await self._check_held(index, policy)
+
+    async def _check_held(self, index: int, policy: AckPolicy) -> None:
+        """If the primary were gone now: the entry is in what the mirrors of so many sites have cosigned and stored."""
+        having = set()
+        for name, place in self.replicas.places.items():
+            with suppress(ObjectMissing):
+                if parse_checkpoint((await place.objects.get(CHECKPOINT)).data).checkpoint.size > index:
+                    having.add(name)
+        enough = {"any:1": len(having) >= 1, "any:2": len(having) >= 2, "same-city": NEAR in having}
+        everywhere = having == set(self.replicas.places)
+        assert enough.get(str(policy), everywhere), f"{index} was acknowledged by {policy}; {having or 'nobody'} has it"
+
+    # -- the witness --
+
+    def _new_witness(self) -> Witness:
+        cosigner = mirror_cosigner(f"{self.replicas.origin}/witness")
+        state = Remote(self.witness_memory, self.weather)
+        return Witness([cosigner], [self.replicas.log], self.replicas.clock, state, alarm=self._fork_seen)
+
+    def _fork_seen(self, line: str) -> None:
+        raise AssertionError(line)
+
+    async def _crash_witness(self) -> None:
+        await self._cancel(self.asking.pop("witness", None))
+        self.witness = self._new_witness()
+
+    async def _start_witnessing(self) -> None:
+        self._start(self.asking, "witness", self._witness_published())
+
+    async def _witness_published(self) -> None:
+        """The witness is shown what is published, with the proof that it extends what it cosigned last."""
+        reader = Reader(self.database, self.published)
+        try:
+            opened = await reader.published()
+            size, old = opened.checkpoint.size, 0
+            while old <= size:
+                proof = tuple(await reader.prove_consistency(old, size)) if old else ()
+                try:
+                    await self.witness.add_checkpoint(AddCheckpoint(old, proof, opened))
+                except OldSizeMismatch as error:
+                    old = error.size
+                else:
+                    self.weather.met[WITNESSED] += 1
+                    self.witnessed.append(opened.note.text)
+                    return
+        except (Unavailable, CompareFailed):
+            return
+        except InvalidRequest as error:
+            assert "not published a checkpoint yet" in error.what  # noqa: PT017
 
     async def _start_mirroring(self, name: str) -> None:
         self._start(self.mirrors, name, self._mirror(name))
@@ -592,7 +506,8 @@ class Simulation:
             trouble.clear()
         for old in (*self.zombies, *([self.primary] if self.primary else [])):
             await asyncio.gather(*(task for task in old.tasks.values() if not task.cancelled()))
-        await asyncio.gather(*(task for task in self.mirrors.values() if not task.cancelled()))
+        for apart in (self.mirrors, self.asking):
+            await asyncio.gather(*(task for task in apart.values() if not task.cancelled()))
         self.resting = True  # what began in the storm has ended
         primary = await self._open()
         for old in (*self.zombies, *([self.primary] if self.primary else [])):
@@ -603,9 +518,13 @@ class Simulation:
                     break
                 await self._append(producer, primary)
             assert not producer.last, f"producer {producer.number} is never heard"
-        await primary.publisher.publish()
+        await self._publish(primary)
         self.replicas.epoch = primary.sequencer.epoch
         for name in self.replicas.places:
             await self._follow(primary, name)
             await self._mirror(name)
+        await self._ask(primary)
+        assert not self.waiting, f"everything is everywhere, and {self.waiting} not acknowledged"
+        await self._witness_published()
+        assert await self.witness.size(self.replicas.origin) == (await self.replicas.store.head()).size
         await primary.sequencer.__aexit__(None, None, None)

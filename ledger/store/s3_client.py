@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.session
@@ -70,12 +70,19 @@ def make_client(
         s3={"addressing_style": "path" if endpoint_url else "auto"},
     )
     try:
-        return session.client("s3", endpoint_url=endpoint_url, config=config)
+        client = session.client("s3", endpoint_url=endpoint_url, config=config)
     except (BotoCoreError, ValueError) as error:
         raise InvalidRequest(
             f"no S3 store at {endpoint_url or 'AWS'} in region {region!r} ({one_line(error)})",
             hint="check the endpoint's URL and the region",
         ) from error
+    client.meta.events.register("before-call.s3", _follow_no_redirects)
+    return client
+
+
+def _follow_no_redirects(context: dict[str, Any], **_: object) -> None:
+    """A bucket that is elsewhere is told, not followed; and botocore never ends where a redirect names no region."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def condition_failed(error: ClientError) -> bool:

@@ -202,6 +202,7 @@ class Environment:
     region: str | None = None
     key_work_factor: int = 17
     bao_token: str | None = field(default=None, repr=False)
+    bao_address: str | None = None
     bao_ca: str | None = None
     postgres_password: str | None = field(default=None, repr=False)
     variables: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -231,6 +232,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION"),
         key_work_factor=int(work),
         bao_token=env.get("BAO_TOKEN") or env.get("VAULT_TOKEN"),
+        bao_address=env.get("BAO_ADDR") or env.get("VAULT_ADDR"),
         bao_ca=env.get("BAO_CACERT") or env.get("VAULT_CACERT"),
         postgres_password=env.get("PGPASSWORD"),
         variables=dict(env),

@@ -20,7 +20,7 @@ from cli.display.logs import LogFormat, choose_format, say_more
 from cli.display.progress import stderr
 from cli.display.render import one_line
 from cli.session import ExitCode, Session, exit_code_of, show_error
-from cli.system import calm_collector
+from cli.system import calm_allocator, calm_collector
 from ledger.errors import DiskFull, InvalidRequest, JinshiError, StoreUnavailable, Unavailable
 from ledger.files import is_full
 
@@ -75,6 +75,7 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):  # LANG=C must not stop a Chinese name from being shown
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     calm_collector()
+    calm_allocator()
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()

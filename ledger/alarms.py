@@ -30,17 +30,19 @@ class AlarmKind(StrEnum):
     SITE_QUOTA = "site-quota"
     DISK = "disk-nearly-full"
     CERTIFICATE = "certificate-expiring"
+    ASSET_UNCOVERED = "asset-uncovered"
+    ASSET_DEGRADED = "asset-degraded"
 
 
 Key = tuple[str, str]
-"""An alarm's kind, and what it is about: a site's name, or '' for the ledger itself."""
+"""An alarm's kind, and what it is about: a site's or an asset's name, or '' for the ledger itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What was measured: `over` raises the alarm, `fine` clears it; neither leaves it as it is.
 
-    `what` is one line for people; `value` and `bound` are in the unit of the kind (seconds, percent, days).
+    `what` is one line for people; `value` and `bound` are in the unit of the kind (seconds, percent, days, findings).
     """
 
     kind: AlarmKind

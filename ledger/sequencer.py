@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Final
 
+from ledger.content.leases import Lease
 from ledger.core.entry import decode_entry
 from ledger.core.event import Event
+from ledger.core.manifest import CONTENT_SCHEME
 from ledger.core.merkle import CompactRange
 from ledger.errors import (
     CompareFailed,
@@ -120,13 +122,13 @@ class Sequencer:
             await self._task
 
     async def append(
-        self, events: Sequence[Event], *, actor: str, expected_version: int | None = None
+        self, events: Sequence[Event], *, actor: str, expected_version: int | None = None, lease: Lease | None = None
     ) -> list[Recorded]:
         """Record `events` contiguously and in order, all or none; durable on return.
 
         An event recorded before under its (source, id) with the same content is not recorded again: its place is
         answered with `duplicate=True`, and the rest is appended. `expected_version` is the version of the one stream
-        all events belong to (0: it must be new).
+        all events belong to (0: it must be new). Events that refer to the content store come under a capture's `lease`.
 
         Raises:
             IdConflict: a (source, id) is recorded with other content.
@@ -134,9 +136,10 @@ class Sequencer:
             EntryTooLarge, MalformedEvent: an event cannot be recorded.
             Pushback: the pool is full; the call can be repeated later.
             InvalidRequest: too many events in one call, or `expected_version` with more than one stream, or a source
-                is sealed and its key cannot be had.
+                is sealed and its key cannot be had, or an event refers to the content store without a lease, or in the
+                clear.
             Unavailable: the keeper of the keys cannot be reached, or is sealed; nothing was recorded.
-            Fenced: another writer has taken over.
+            Fenced: another writer has taken over, or the lease has ended.
             StoreUnavailable: the store failed; where the outcome is unknown, repeating the call is safe.
         """
         if not events:
@@ -147,12 +150,17 @@ class Sequencer:
         if expected_version is not None and len({stream_of(event) for event in events}) > 1:
             raise InvalidRequest("an expected version goes with the events of one stream only")
         self._check_open()
+        referring = _check_referring(events, lease)
         size = sum(len(event.data or b"") for event in events)
         self._pool.reserve(len(events), size)
         try:
             # Keys first: what an entry is sealed with is durable before the entry is.
             addressed = await self._prepare(events)
             self._check_open()  # preparing may have taken a while
+            if lease is not None:
+                lease.check()
+            if referring and self._sealer is not None:
+                _check_hidden(addressed)
         except BaseException:
             self._pool.release(len(events), size)
             raise
@@ -348,6 +356,29 @@ class Sequencer:
             self._versions.move_to_end(stream)
         while len(self._versions) > self._limits.streams_cached_max:
             self._versions.popitem(last=False)
+
+
+def _check_referring(events: Sequence[Event], lease: Lease | None) -> bool:
+    """Whether one of the events refers to the content store. Raises InvalidRequest: without a lease none may."""
+    for event in events:
+        if event.dataref is not None and event.dataref.startswith(CONTENT_SCHEME):
+            if lease is None:
+                raise InvalidRequest(
+                    f"event {event.id!r} of {event.source} has a dataref into the ledger's content store",
+                    hint="only the ledger's own captures refer to it; keep a producer's data elsewhere",
+                )
+            return True
+    return False
+
+
+def _check_hidden(addressed: Sequence[Addressed]) -> None:
+    """Raises InvalidRequest: a manifest holds the keys of its chunks, and would be stored in the clear."""
+    for one in addressed:
+        if one.key is None and (one.event.dataref or "").startswith(CONTENT_SCHEME):
+            raise InvalidRequest(
+                f"{one.event.source} is public, and its content would be stored with its keys in the clear",
+                hint=f"declare it sealed first: jinshi source declare {one.event.source} --sealed",
+            )
 
 
 async def _stage(staging: Staging, call: Call) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from itertools import islice, product
 from typing import Final, TypeVar
 
+from ledger.content.references import ContentAudit
 from ledger.core.checkpoint import Checkpoint
 from ledger.core.merkle import EMPTY_ROOT, HASH_SIZE, CompactRange, frontier_nodes, leaf_hash, root_hash
 from ledger.core.tiles import (
@@ -289,20 +290,23 @@ async def verify_growth(
 async def verify_copy(
     objects: ObjectStore, checkpoint: Checkpoint, *, on_bundle: OnBundle | None = None, report: Report | None = None
 ) -> None:
-    """Check a whole copy: everything `verify_growth` does, the keyring, and that no other object contradicts the tree.
+    """Check a whole copy: everything `verify_growth` does, the keyring, the content, and that no other object
+    contradicts the tree.
 
     Raises:
         Tampered: an object is missing, wrong, or of no tree this log can have; `key` names it.
     """
-    keyring = KeyringAudit(checkpoint.origin, objects)
+    keyring, content = KeyringAudit(checkpoint.origin, objects), ContentAudit(objects)
 
     async def take(start: int, entries: Sequence[bytes]) -> None:
         await keyring.take(start, entries)
+        await content.take(start, entries)
         if on_bundle is not None:
             await on_bundle(start, entries)
 
     await verify_growth(objects, (0, EMPTY_ROOT), checkpoint, on_bundle=take, report=report)
     await keyring.check(objects)
+    content.check(keyring.erasures.erased)
     await check_leftovers(objects, checkpoint.size)
 
 

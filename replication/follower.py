@@ -1,4 +1,7 @@
-"""Ships what a log has published to one site: keyring, bundles, tiles, then `pending`. It holds no key of the site."""
+"""Ships what a log has published to one site: keyring, content, bundles, tiles, then `pending`.
+
+It holds no key of the site.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ from ledger.store.base import ObjectStore, Tag
 from ledger.store.versions import Alarms
 from ledger.tasks import Report, run_bounded
 from ledger.verify import AuthenticatedTiles, read_tile
+from replication.contents import ContentShipper
 from replication.garbage import Garbage, find_garbage, older_cosigned, older_pending
 from replication.heal import Evidence
 from replication.plan import LISTED_TILES_MIN, Batch, batches, missing
@@ -157,10 +161,12 @@ class Follower:
         else:
             await self._ship_named_keys(start, size)
         first = done = 0 if whole else start
+        contents = ContentShipper(self._source, self._site.objects, self._put, self._erased)
         async with aclosing(self._steps(max(start, asked, self._settled_size()), published)) as steps:
             async for step in steps:
                 part = None if report is None else shifted(report, done - first, size - first)
-                await self._ship_tiles(done, step.checkpoint.size, part)
+                await self._ship_tiles(done, step.checkpoint.size, contents, part)
+                await contents.finish()
                 # Commit point: a crash before it leaves objects nobody refers to; the next run finds them there.
                 await self._swap_pending(step, on_the_way=step is not published)
                 done = step.checkpoint.size
@@ -335,12 +341,16 @@ class Follower:
                 hint="one of the two is not genuine: run jinshi verify, and jinshi verify --site",
             ) from error
 
-    async def _ship_tiles(self, start: int, size: int, report: Report | None) -> None:
+    async def _ship_tiles(self, start: int, size: int, contents: ContentShipper, report: Report | None) -> None:
         done = 0
         for batch in batches(start, size):
-            present = await self._present(batch)
-            lacking = missing(batch, present)
-            await run_bounded((self._copy_tile(tile) for tile in lacking), parallel=self._limits.parallel)
+            lacking = missing(batch, await self._present(batch))
+            if batch.tiles[0].level == ENTRIES:
+                wanted = set(lacking)
+                jobs = (self._copy_bundle(tile, tile in wanted, start, contents) for tile in batch.tiles)
+            else:
+                jobs = (self._copy_tile(tile) for tile in lacking)
+            await run_bounded(jobs, parallel=self._limits.parallel)
             if report is not None and batch.tiles[-1].level < 0:
                 done += sum(tile.width for tile in batch.tiles)
                 report(min(done, size - start), size - start)
@@ -351,6 +361,13 @@ class Follower:
         found = {key for prefix in batch.prefixes async for key in self._site.objects.list_keys(prefix)}
         # The right edge is put all the same, so that other bytes in its place are met here and not by the mirror alone.
         return found - {tile.path for tile in batch.tiles if tile.partial}
+
+    async def _copy_bundle(self, tile: Tile, lacking: bool, start: int, contents: ContentShipper) -> None:
+        """What its entries refer to, then the bundle itself, where the site lacks it; it is read once."""
+        data = await read_tile(self._source, tile)
+        await contents.ship_one(tile, data, start)
+        if lacking:
+            await self._put(tile.path, data)
 
     async def _copy_tile(self, tile: Tile) -> None:
         await self._put(tile.path, await read_tile(self._source, tile))

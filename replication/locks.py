@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
+from ledger.content.references import SEEN_MAX, packs_of, referring, refers_to_content
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint
-from ledger.core.tiles import TILE_WIDTH, Tile, levels, parse_tile_path, tiles_of
+from ledger.core.manifest import list_key, pack_key
+from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, levels, parse_tile_path, tiles_of
 from ledger.errors import Malformed, ObjectMissing
 from ledger.store.base import ObjectStore
 from ledger.tasks import Report, run_bounded
+from ledger.verify import read_tile
 
 PARTIAL_DAYS: Final = 7
 """A partial tile and a checkpoint are locked for so long at most: others take their place, at every publish."""
@@ -47,33 +52,57 @@ async def extend_edge(objects: ObjectStore, checkpoint: Checkpoint) -> None:
         tile = Tile(level, count // TILE_WIDTH, count % TILE_WIDTH)
         if tile.width:
             keys.append(tile.path)
-    await run_bounded((_extend(objects, key) for key in keys), parallel=PARALLEL)
+    await run_bounded((extend(objects, key) for key in keys), parallel=PARALLEL)
 
 
 async def extend_all(objects: ObjectStore, checkpoint: Checkpoint, *, report: Report | None = None) -> int:
     """Let the locks on everything that a checkpoint covers run anew; how many objects that are.
 
-    In an `EveryVersion` whose copy has been verified, those of the genuine versions. Content is not looked at.
+    In an `EveryVersion` whose copy has been verified, those of the genuine versions. Content counts as far as entries
+    refer to it.
 
     Raises:
         StoreUnavailable: a lock cannot be extended.
     """
     await extend_edge(objects, checkpoint)
-    await _extend(objects, "site.json")
+    await extend(objects, "site.json")
     total, done = sum(1 for _ in tiles_of(checkpoint.size)), 0
 
-    async def extend(key: str) -> None:
+    async def extend_one(key: str) -> None:
         nonlocal done
-        await _extend(objects, key)
+        await extend(objects, key)
         done += 1
         if report is not None:
             report(done, total)
 
-    await run_bounded((extend(tile.path) for tile in tiles_of(checkpoint.size)), parallel=PARALLEL)
-    return total
+    await run_bounded((extend_one(tile.path) for tile in tiles_of(checkpoint.size)), parallel=PARALLEL)
+    return total + await _extend_content(objects, checkpoint.size)
 
 
-async def _extend(objects: ObjectStore, key: str) -> None:
+async def _extend_content(objects: ObjectStore, size: int) -> int:
+    extended: OrderedDict[str, None] = OrderedDict()
+    count = 0
+    for tile in (tile for tile in tiles_of(size) if tile.level == ENTRIES):
+        data = await read_tile(objects, tile)
+        if not refers_to_content(data):
+            continue
+        keys: set[str] = set()
+        for one in referring(tile.index * TILE_WIDTH, decode_bundle(data, tile.width)):
+            with suppress(ObjectMissing):  # whoever verifies the site says so
+                keys.update(map(pack_key, await packs_of(objects, one.dataref)))
+            if one.dataref.listed is not None:
+                keys.add(list_key(one.dataref.listed))
+        keys -= extended.keys()
+        await run_bounded((extend(objects, key) for key in keys), parallel=PARALLEL)
+        count += len(keys)
+        extended.update(dict.fromkeys(keys))
+        while len(extended) > SEEN_MAX:
+            extended.popitem(last=False)
+    return count
+
+
+async def extend(objects: ObjectStore, key: str) -> None:
+    """Let the lock on one object run anew. Raises StoreUnavailable: it cannot be extended."""
     try:
         await objects.extend_lock(key)
     except ObjectMissing:

@@ -6,27 +6,25 @@ was rolled back can make it contradict itself.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, NoReturn
+from functools import partial
+from typing import NoReturn
 
 from ledger.classification import Classification
-from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, contradicts, parse_checkpoint
-from ledger.core.classification import DEFAULT, Label, ledger_label
+from ledger.content.references import ContentAudit
+from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, contradicts
+from ledger.core.classification import DEFAULT, Label
 from ledger.core.cosignature import verify_cosignature
-from ledger.core.encoding import parse_decimal
 from ledger.core.merkle import EMPTY_ROOT
 from ledger.core.note import Note, NoteSignature, VerifierKey, format_note
 from ledger.errors import (
     Fenced,
     Forked,
-    MalformedNote,
     ObjectMissing,
     RolledBack,
     StoreUnavailable,
     Tampered,
-    Untrusted,
 )
 from ledger.keyring import KeyringAudit
 from ledger.protocols import Clock, Cosigner
@@ -34,10 +32,13 @@ from ledger.store.base import ObjectStore, Prefixed, Tag
 from ledger.store.versions import Alarms, EveryVersion
 from ledger.tasks import Report
 from ledger.verify import AuthenticatedTiles, verify_growth
+from replication.collect import Removal, SiteCollected, needed_content
 from replication.erase import SiteEraser
 from replication.garbage import Garbage, find_garbage, older_cosigned
 from replication.heal import Evidence
-from replication.locks import extend_edge
+from replication.locks import extend, extend_edge
+from replication.memory import EPOCH, GARBAGE, MirrorMemory
+from replication.packs import VerifiedPacks
 from replication.plan import batches, full_of, is_partial_of
 from replication.site import (
     PENDING,
@@ -50,15 +51,6 @@ from replication.site import (
     read_cosigned,
     read_pending,
 )
-
-COSIGNED: Final = "cosigned"
-LABEL: Final = "classification"
-"""In its memory: `<size> <label>`, what the log was classified as when it had that many entries, verified."""
-EPOCH: Final = "epoch"
-"""In its memory: the newest writer's epoch that was ever pending, in decimal."""
-FORKS: Final = "forks/"
-GARBAGE: Final = "garbage/"
-"""In its memory: what lay in the place of the site's checkpoint."""
 
 
 class Mirror:
@@ -82,11 +74,12 @@ class Mirror:
         self._cosigner = cosigner
         self._log = log
         self._clock = clock
-        self._state = state
+        self._memory = MirrorMemory(state, site, log)
         self._eraser = SiteEraser(site, cosigner, origin, clock, state)
         self._gate = gate
+        self._packs = VerifiedPacks(state)
+        self._removal = Removal(site.objects, state, self._memory.cosigned, self._remember_anew)
         self._evidence = Evidence(Prefixed(state, GARBAGE), origin, clock)
-        self._label: Label | None = None  # as it was remembered last
         self.alarms = Alarms()
         """What was put over genuine objects at the site, as far as the last `advance` has read."""
 
@@ -115,8 +108,8 @@ class Mirror:
 
     async def cosigned(self) -> OpenedCheckpoint | None:
         """The last checkpoint it cosigned, as it remembers; None: none yet. Raises Forked, Tampered."""
-        await self._refuse_forked()
-        return (await self._remembered())[0]
+        await self._memory.refuse_forked()
+        return (await self._memory.cosigned())[0]
 
     async def compare(self, one: OpenedCheckpoint, other: OpenedCheckpoint) -> None:
         """Refuse for good when two checkpoints of the log, whoever brought them, are of one size and of two trees.
@@ -128,7 +121,7 @@ class Mirror:
         if contradicts(one.checkpoint, other.checkpoint):
             for opened in (one, other):
                 check_log(opened, self._log)
-            await self._fork(one, other)
+            await self._memory.fork(one, other)
 
     async def refuse(self, one: OpenedCheckpoint, other: OpenedCheckpoint) -> NoReturn:
         """Keep two checkpoints that were proven to be of two histories, and cosign that log no more.
@@ -139,7 +132,41 @@ class Mirror:
         """
         for opened in (one, other):
             check_log(opened, self._log)
-        await self._fork(one, other)
+        await self._memory.fork(one, other)
+
+    async def collect(self) -> SiteCollected:
+        """Remove content that no cosigned entry needs, where it was so a week ago, too, and no lock keeps it.
+
+        Raises:
+            Tampered: what is needed cannot be told for sure; nothing was removed.
+            CompareFailed: another process of this mirror is at work; the next run goes on.
+            Forked, StoreUnavailable: as `advance`.
+        """
+        await self._memory.refuse_forked()
+        await self._removal.finish()
+        known, _ = await self._memory.cosigned()
+        if known is None:
+            return SiteCollected()
+        erased = (await self._eraser.known(known.checkpoint.size)).erased
+        objects = EveryVersion(self._site.objects, self.alarms, keyring=False)
+        needed = await needed_content(objects, known.checkpoint, erased)
+        return await self._removal.run(needed, known.checkpoint.size, int(self._clock.now().timestamp()))
+
+    async def _remember_anew(self, known: OpenedCheckpoint, tag: Tag | None) -> None:
+        """The same checkpoint, cosigned at a later time: a round that began before cannot swap against it any more."""
+        cosignature = verify_cosignature(known, self._site.mirror)
+        assert cosignature is not None, "it was verified when it was read"
+        timestamp_s = max(cosignature.timestamp_s + 1, int(self._clock.now().timestamp()))
+        note = self._cosigned_note(known, timestamp_s)
+        await self._memory.remember(note, tag)
+
+    def _cosigned_note(self, wanted: OpenedCheckpoint, timestamp_s: int) -> Note:
+        """A checkpoint with the log's signatures and this mirror's."""
+        signature = self._cosigner.cosign(wanted.note.text, timestamp_s)
+        logs = wanted.note.signed_by(self._log.name, self._log.key_id)
+        return Note(
+            wanted.note.text, (*logs, NoteSignature(self._site.mirror.name, self._site.mirror.key_id, signature))
+        )
 
     async def try_out(self, objects: ObjectStore, wanted: OpenedCheckpoint, report: Report | None = None) -> None:
         """Verify, out of `objects`, what it may be asked to cosign later; nothing is written, but for a fork.
@@ -148,15 +175,19 @@ class Mirror:
             NotPermitted, Forked, Tampered, StoreUnavailable: as `advance`.
         """
         description = await check_site(self._site, self._log.name)
-        await self._refuse_forked()
-        known, _ = await self._remembered()
+        await self._memory.refuse_forked()
+        known, _ = await self._memory.cosigned()
         label = await self._verify(known, wanted, report, elsewhere=objects)
         description.check_permits(label, where=f"site {self._site.name!r}")
 
     async def _advance(self, report: Report | None) -> OpenedCheckpoint | None:
         description = await check_site(self._site, self._log.name)
-        await self._refuse_forked()
-        known, tag = await self._remembered()
+        await self._memory.refuse_forked()
+        known, tag = await self._memory.cosigned()
+        # After the tag was read: what is removed from here on makes it stale.
+        while await self._removal.pending():
+            await self._removal.finish()
+            known, tag = await self._memory.cosigned()
         shown, garbage = await self._look(known)
         if shown is not None and (known is None or shown.opened.checkpoint.size > known.checkpoint.size):
             # This mirror's own signature on something newer than it remembers: its memory was restored from a backup.
@@ -164,7 +195,7 @@ class Mirror:
         if known is not None and (shown is None or shown.opened.checkpoint.size < known.checkpoint.size):
             await self._show_again(known, shown)
         elif known is not None and shown is not None and shown.opened.checkpoint != known.checkpoint:
-            await self._fork(known, shown.opened)
+            await self._memory.fork(known, shown.opened)
         elif known is not None and garbage is not None:
             await self._show(known.note)
         waiting = await self._waiting()
@@ -186,31 +217,20 @@ class Mirror:
             raise
         if waiting is None:
             return None
-        epoch, tag = await self._epoch()
+        epoch, tag = await self._memory.epoch()
         if waiting[0].epoch < epoch:
             raise Fenced(
                 f"site {self._site.name!r}: `{PENDING}` is of epoch {waiting[0].epoch}, a writer of {epoch} was there",
                 hint="another primary has taken over this ledger; let only one write. If none has, that epoch was "
-                f"forged: then delete {self._state.where}/{EPOCH} and `{PENDING}` at the site",
+                f"forged: then delete {self._memory.where}/{EPOCH} and `{PENDING}` at the site",
             )
         if waiting[0].epoch > epoch:  # before anything is done for it: it may be overwritten any moment
-            await self._state.replace(EPOCH, f"{waiting[0].epoch}\n".encode("ascii"), expected=tag)
+            await self._memory.raise_epoch(waiting[0].epoch, tag)
         return waiting
 
     async def epoch(self) -> int:
         """The newest writer's epoch that was ever pending; 0: none. Raises Tampered."""
-        return (await self._epoch())[0]
-
-    async def _epoch(self) -> tuple[int, Tag | None]:
-        try:
-            stored = await self._state.get(EPOCH)
-            return parse_decimal(stored.data.decode("ascii").removesuffix("\n")), stored.tag
-        except ObjectMissing:
-            return 0, None
-        except ValueError as error:
-            raise Tampered(
-                f"{self._state.where}/{EPOCH} is no number", hint="restore the mirror's state from its own backup"
-            ) from error
+        return (await self._memory.epoch())[0]
 
     async def _take(
         self,
@@ -229,49 +249,28 @@ class Mirror:
             )
         if known is not None and wanted.checkpoint.size == known.checkpoint.size:
             if wanted.checkpoint.root != known.checkpoint.root:
-                await self._fork(known, wanted)
+                await self._memory.fork(known, wanted)
             await extend_edge(self._site.objects, known.checkpoint)
             return known
         self._gate()
         label = await self._verify(known, wanted, report)
         description.check_permits(label, where=f"site {self._site.name!r}")
-        await self._remember_label(wanted.checkpoint.size, label)
+        await self._memory.remember_label(wanted.checkpoint.size, label)
         timestamp_s = max(1, int(self._clock.now().timestamp()))
-        signature = self._cosigner.cosign(wanted.note.text, timestamp_s)
-        logs = wanted.note.signed_by(self._log.name, self._log.key_id)
-        mirror = NoteSignature(self._site.mirror.name, self._site.mirror.key_id, signature)
-        note = Note(wanted.note.text, (*logs, mirror))
+        note = self._cosigned_note(wanted, timestamp_s)
         cosigned = OpenedCheckpoint(wanted.checkpoint, note)
-        await self._state.replace(COSIGNED, format_note(note), expected=tag)
+        await self._memory.remember(note, tag)
         # Commit point: a crash after this line is finished by the next run, which shows what is remembered.
         await self._show(note)
         await self._drop_partials(known.checkpoint.size if known else 0, wanted.checkpoint.size)
         return cosigned
 
-    # -- what it remembers --
-
-    async def _remembered(self) -> tuple[OpenedCheckpoint | None, Tag | None]:
-        try:
-            stored = await self._state.get(COSIGNED)
-        except ObjectMissing:
-            return None, None
-        try:
-            opened = parse_checkpoint(stored.data)
-            check_log(opened, self._log)
-            if verify_cosignature(opened, self._site.mirror) is None:
-                raise Untrusted(f"it is not cosigned by {self._site.mirror.name}")
-        except (MalformedNote, Untrusted) as error:
-            raise Tampered(
-                f"{self._state.where}/{COSIGNED}: {error.what}", hint="restore the mirror's state from its own backup"
-            ) from error
-        return opened, stored.tag
-
     async def _adopt(
         self, shown: Cosigned, known: OpenedCheckpoint | None, tag: Tag | None
     ) -> tuple[OpenedCheckpoint, Tag]:
         label = await self._verify(known, shown.opened, None)
-        await self._remember_label(shown.opened.checkpoint.size, label)
-        tag = await self._state.replace(COSIGNED, format_note(shown.opened.note), expected=tag)
+        await self._memory.remember_label(shown.opened.checkpoint.size, label)
+        tag = await self._memory.remember(shown.opened.note, tag)
         return shown.opened, tag
 
     async def _show_again(self, known: OpenedCheckpoint, shown: Cosigned | None) -> None:
@@ -286,11 +285,11 @@ class Mirror:
                 key=error.key,
                 hint="keep this copy as evidence, and set the site up anew",
             ) from error
-        await self._remember_label(known.checkpoint.size, label)
+        await self._memory.remember_label(known.checkpoint.size, label)
         await self._show(known.note)
 
     async def _show(self, note: Note) -> None:
-        shown, garbage = await self._look((await self._remembered())[0])
+        shown, garbage = await self._look((await self._memory.cosigned())[0])
         if garbage is not None:
             # A crash before the swap finds the garbage again, and keeps it once.
             alarm = await garbage.keep(self._evidence, self._site.name, "what was cosigned last is shown again")
@@ -337,7 +336,7 @@ class Mirror:
         tiles = await AuthenticatedTiles.open(objects, newer.checkpoint)
         try:
             if (await tiles.frontier_at(older.checkpoint.size)).root() != older.checkpoint.root:
-                await self._fork(known, other)
+                await self._memory.fork(known, other)
         finally:
             tiles.close()
 
@@ -351,7 +350,7 @@ class Mirror:
         *,
         elsewhere: ObjectStore | None = None,
     ) -> Label:
-        """Everything that was added is there, entries and keys, and extends `old`. Raises as `advance`.
+        """Everything that was added is there, entries, keys and content, and extends `old`. Raises as `advance`.
 
         Returns what the log is classified as then. `elsewhere`: where to look, other than at the site; nothing of that
         is remembered.
@@ -359,63 +358,30 @@ class Mirror:
         head = (old.checkpoint.size, old.checkpoint.root) if old else (0, EMPTY_ROOT)
         objects = EveryVersion(elsewhere or self._site.objects, self.alarms, keyring=False)
         keyring = KeyringAudit(self._log.name, objects)
-        classification = Classification(await self._label_at(old.checkpoint, objects) if old else DEFAULT)
+        erased = await self._eraser.known()
+        content = ContentAudit(
+            objects,
+            verified=None if elsewhere else self._packs,
+            touch=None if elsewhere else partial(extend, self._site.objects),
+            erased=erased.erased,
+        )
+        classification = Classification(await self._memory.label_at(old.checkpoint, objects) if old else DEFAULT)
 
         async def take(start: int, entries: Sequence[bytes]) -> None:
             await keyring.take(start, entries)
+            await content.take(start, entries)
             await classification.take(start, entries)
 
         try:
             await verify_growth(objects, head, new.checkpoint, on_bundle=take, report=report)
         except Forked:
             assert old is not None
-            await self._fork(old, new)
-        await keyring.check(objects, erased=await self._eraser.known())
+            await self._memory.fork(old, new)
+        await keyring.check(objects, erased=erased)
+        content.check(erased.erased | keyring.erasures.erased)
         if elsewhere is None:
             await self._eraser.remember(keyring.acts)
         return classification.label
-
-    async def _label_at(self, tree: Checkpoint, objects: ObjectStore) -> Label:
-        """What the log was classified as at a cosigned size: as remembered, else by all of its entries, once."""
-        with suppress(ObjectMissing):
-            size, _, label = (await self._state.get(LABEL)).data.decode("ascii", "replace").strip().partition(" ")
-            if size.isdecimal() and int(size) <= tree.size:  # not one that was remembered, but never cosigned
-                self._label = ledger_label(label)
-                return self._label
-        found = Classification()
-        await verify_growth(objects, (0, EMPTY_ROOT), tree, on_bundle=found.take)
-        return found.label
-
-    async def _remember_label(self, size: int, label: Label) -> None:
-        """Before what it was verified with is cosigned; only where it is another than before."""
-        if self._label is label:
-            return
-        tag = None
-        with suppress(ObjectMissing):
-            tag = (await self._state.get(LABEL)).tag
-        await self._state.replace(LABEL, f"{size} {label.value}\n".encode("ascii"), expected=tag)
-        self._label = label
-
-    async def _fork(self, one: OpenedCheckpoint, other: OpenedCheckpoint) -> NoReturn:
-        """Keep both checkpoints, for good, and refuse. Raises Forked."""
-        for opened in (one, other):
-            data = format_note(opened.note)
-            await self._state.put_immutable(FORKS + hashlib.sha256(data).hexdigest(), data)
-        raise self._forked(one.checkpoint, other.checkpoint)
-
-    async def _refuse_forked(self) -> None:
-        kept = [key async for key in self._state.list_keys(FORKS)]
-        if len(kept) > 1:
-            one, other = [parse_checkpoint((await self._state.get(key)).data).checkpoint for key in kept[:2]]
-            raise self._forked(one, other)
-
-    def _forked(self, one: Checkpoint, other: Checkpoint) -> Forked:
-        return Forked(
-            f"{self._log.name} signed two histories, of {one.size} and of {other.size} entries; "
-            f"site {self._site.name!r} cosigns it no more",
-            key=CHECKPOINT,
-            hint=f"both checkpoints are kept in {self._state.where}/{FORKS}: ask who held the log's key",
-        )
 
     async def _drop_partials(self, old: int, new: int) -> None:
         """Delete the partial tiles whose full tile is verified now (C2SP tlog-tiles, "Partial Tiles").

@@ -22,6 +22,7 @@ from ledger.errors import (
 from ledger.protocols import Clock, Cosigner
 from ledger.store.base import ObjectStore
 from ledger.store.versions import Alarm
+from replication.collect import SiteCollected
 from replication.http.uploads import Upload, Uploads
 from replication.http.wire import AddCheckpoint
 from replication.mirror import Mirror
@@ -150,6 +151,11 @@ class SiteRole:
             return None
         self.trouble = None
         return cosigned
+
+    async def collect(self) -> SiteCollected:
+        """As `Mirror.collect`, between two rounds."""
+        async with self._lock:
+            return await (await self.opened()).mirror.collect()
 
     async def add_checkpoint(self, asked: AddCheckpoint) -> None:
         """As `Uploads.add_checkpoint`. A fork that it meets stays in `trouble`."""

@@ -5,7 +5,7 @@ What the copy holds is checked entry by entry in `ledger.verify`, by those who r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -13,6 +13,7 @@ from typing import Final
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint
 from ledger.core.note import VerifierKey, parse_note, parse_vkey
 from ledger.core.policy import Policy, Trusted
+from ledger.core.tiles import ENTRIES
 from ledger.errors import (
     Forked,
     InvalidRequest,
@@ -27,6 +28,8 @@ from ledger.store.base import ObjectStore
 from ledger.store.versions import Alarm, Alarms, EveryVersion, read_checked
 from ledger.tasks import Report
 from ledger.verify import AuthenticatedTiles, verify_copy, verify_growth
+from replication.contents import ContentShipper
+from replication.plan import batches
 from replication.site import (
     PENDING,
     SITE,
@@ -161,6 +164,23 @@ async def verify_site(copy: SiteCopy, *, report: Report | None = None) -> None:
             key=PENDING,
             hint=error.hint,
         ) from error
+
+
+async def fetch_content(copy: SiteCopy, target: ObjectStore, erased: Collection[str]) -> None:
+    """Bring the content that the verified entries of a copy refer to into `target`; what is there is not read again.
+
+    `erased`: ids of erased data keys; what only their entries refer to is left behind.
+
+    Raises:
+        Tampered: a pack, or a list of packs, is missing or damaged; `key` names it.
+        StoreUnavailable, DiskFull: running it again carries on.
+    """
+    size = copy.checkpoint.size
+    shipper = ContentShipper(copy.objects, target, target.put_immutable, erased)
+    for batch in batches(0, size):
+        if batch.tiles[0].level == ENTRIES:
+            await shipper.ship(batch.tiles, 0)
+    await shipper.finish()
 
 
 async def _describe(objects: ObjectStore, policy: Policy, origin: str) -> tuple[SiteDescription, Site]:

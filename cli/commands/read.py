@@ -271,7 +271,7 @@ def _show_change(one: Opened, json: bool, *, first: bool) -> None:
         changes = [{"field": change.field, "old": change.old, "new": change.new} for change in seen.changes]
         about = {"index": one.index, "what": seen.what, "edition": seen.edition, "changes": changes}
         who = {"time": entry.event.time, "recordedtime": entry.recordedtime, "actor": entry.actor}
-        closed = {"closed": one.closed.value} if one.closed else {}
+        closed = {"closed": one.closed.value} if one.closed else {"diff": seen.diff} if seen.diff else {}
         render.print_json({**about, **who, "source": entry.event.source, "subject": entry.event.subject, **closed})
         return
     if not first:
@@ -281,7 +281,9 @@ def _show_change(one: Opened, json: bool, *, first: bool) -> None:
     render.say(render.one_line(f"  entry {one.index} of {entry.event.source}, recorded by {entry.actor}"))
     for change in seen.changes:
         render.say(render.one_line(f"    {_change(change)}"))
-    if not seen.changes:
+    for line in seen.diff.splitlines():
+        render.say(render.one_line(f"    {line}"))
+    if not seen.changes and not seen.diff:
         render.say(render.one_line(f"    {_summary(one)}"))
 
 

@@ -31,7 +31,9 @@ PREDECESSOR_EXAMPLES = """[bold]Examples[/]
   jinshi --ledger /srv/restored restore predecessor /mnt/found/ledger
 """
 
-restore_app = typer.Typer(help="Bring a ledger back from one site alone.", no_args_is_help=True)
+restore_app = typer.Typer(
+    help="Bring a ledger, an asset or a group back, from one site alone where it has to be.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:

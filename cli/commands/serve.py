@@ -69,6 +69,13 @@ def serve(
         str | None,
         typer.Option(metavar="TIME", help="Read and heal every site, all of it in that time, like 7d.  [default: off]"),
     ] = None,
+    collect_every: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="How often content that nothing refers to is removed; or never."),
+    ] = "1d",
+    capture: Annotated[
+        bool, typer.Option("--capture/--no-capture", help="Capture the assets all the time as well.")
+    ] = True,
     open_to: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,6 +107,8 @@ def serve(
         limits=HttpLimits(ack_timeout_s=ack_timeout),
         alarms=AlarmSettings(alarm_lag, alarm_unreachable, alarm_disk_free, alarm_certificate, alarm_webhook),
         scrub_every_s=parse_time(scrub_every) if scrub_every else 0.0,
+        collect_every_s=0.0 if collect_every == "never" else parse_time(collect_every),
+        capture=capture,
     )
     passphrase = session.passphrase()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,6 +19,8 @@ from cli.sites.throttling import ShownPhase, phase_of
 from cli.system import SystemClock
 from cli.wiring.ledgers import OpenLedger, mirror_memory, open_ledger
 from ledger.alarms import StandingAlarm, read_alarms
+from ledger.asset_lag import AssetLag, AssetLagMeter
+from ledger.assets import Asset, Registry
 from ledger.classification import read_label
 from ledger.core.acknowledgement import LOCAL, AckPolicy, is_possible
 from ledger.core.classification import parse_label
@@ -102,11 +104,54 @@ class SourceView:
 
 
 @dataclass(frozen=True, slots=True)
+class AssetView:
+    """An asset under protection, and how far each site is behind with it."""
+
+    asset: Asset
+    lags: Mapping[str, AssetLag]
+
+    @property
+    def state(self) -> str:
+        words = [word for word, so in (("paused", self.asset.paused), ("DEGRADED", self.asset.problems)) if so]
+        return ", ".join(words) or ("fine" if not any(lag.seconds for lag in self.lags.values()) else "behind")
+
+    @property
+    def json(self) -> dict[str, object]:
+        return {
+            "name": self.asset.name,
+            "kind": self.asset.kind,
+            "grade": self.asset.grade,
+            "paused": self.asset.paused,
+            "problems": list(self.asset.problems),
+            "sites": [
+                {
+                    "site": name,
+                    "lag_entries": lag.entries,
+                    "lag_bytes": lag.bytes,
+                    "lag_s": round(lag.seconds, 3),
+                }
+                for name, lag in self.lags.items()
+            ],
+        }
+
+
+class Meters:
+    """Kept while one watches, so that watching reads little."""
+
+    def __init__(self, ledger: OpenLedger) -> None:
+        clock = SystemClock()
+        self.lag = LagMeter(ledger.store, clock)
+        self.registry = Registry(ledger.searched)
+        self.asset_lag = AssetLagMeter(ledger.searched, clock)
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What the screen shows."""
 
     about: dict[str, str | int]
     sites: list[SiteView]
+    assets: list[AssetView]
     sources: list[SourceView]
     alarms: list[StandingAlarm]
 
@@ -115,6 +160,7 @@ class Status:
         return {
             **self.about,
             "sites": [site.json for site in self.sites],
+            "assets": [asset.json for asset in self.assets],
             "sources": [source.json for source in self.sources],
             "alarms": [
                 {"kind": one.kind, "about": one.about, "what": one.what, "since": one.since, "index": one.index}
@@ -133,16 +179,16 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print as one JSON object.")] = False,
 ) -> None:
-    """Show the ledger's size and root, how far every site is, what the sources demand, and which alarms stand."""
+    """Show the ledger's size and root, how far every site is, also with each asset, and which alarms stand."""
     session = session_of(context)
     run_async(lambda: _show(session, watch=watch, json=json))
 
 
 async def _show(session: Session, *, watch: bool, json: bool) -> None:
     async with open_ledger(session.ledger, session.environment) as ledger:
-        meter = LagMeter(ledger.store, SystemClock())  # kept, so that watching reads little
+        meters = Meters(ledger)
         while True:
-            found = await _status(ledger, meter)
+            found = await _status(ledger, meters)
             if json:
                 render.print_json(found.json)
             else:
@@ -169,6 +215,9 @@ def _show_status(session: Session, found: Status) -> None:
     )
     render.say()
     show_sites(found.sites, json=False)
+    if found.assets:
+        render.say()
+        _show_assets(found.assets)
     if found.sources:
         render.say()
         rows = [(one.source, str(one.ack), "yes" if one.possible else "NO", _waiting(one)) for one in found.sources]
@@ -183,7 +232,25 @@ def _waiting(one: SourceView) -> str:
     return f"{COUNTED_MAX:,} entries or more" if one.waiting == COUNTED_MAX else render.count(one.waiting, "entry")
 
 
-async def _status(ledger: OpenLedger, meter: LagMeter) -> Status:
+def _show_assets(assets: Sequence[AssetView]) -> None:
+    """Every asset, with what each site lacks of it."""
+    sites = list(assets[0].lags)
+    rows = [
+        (one.asset.name, str(one.asset.grade), *(_asset_lag(one.lags[site]) for site in sites), one.state)
+        for one in assets
+    ]
+    render.table(("ASSET", "GRADE", *(f"LAG AT {site}" for site in sites), "STATE"), rows)
+
+
+def _asset_lag(lag: AssetLag) -> str:
+    if not lag.seconds and not lag.entries:
+        return "none"
+    entries = "many entries" if lag.entries is None else render.count(lag.entries, "entry")
+    weight = "" if lag.bytes is None else f", {render.size(lag.bytes)}"
+    return f"{entries}{weight}, {render.duration(lag.seconds)}"
+
+
+async def _status(ledger: OpenLedger, meters: Meters) -> Status:
     head = await ledger.reader.head()
     last = await ledger.store.last_checkpoint(ledger.origin)
     about: dict[str, str | int] = {
@@ -193,9 +260,17 @@ async def _status(ledger: OpenLedger, meter: LagMeter) -> Status:
         "published_size": 0 if last is None else last.size,
         "classification": (await read_label(ledger.store)).value,
     }
-    sites = await _views(ledger, meter)
+    sites = await _views(ledger, meters.lag)
     alarms = sorted((await read_alarms(ledger.store)).values(), key=lambda one: one.index)
-    return Status(about, sites, await _sources(ledger, sites), alarms)
+    return Status(about, sites, await _assets(sites, meters), await _sources(ledger, sites), alarms)
+
+
+async def _assets(sites: Sequence[SiteView], meters: Meters) -> list[AssetView]:
+    assets = (await meters.registry.assets()).active()
+    if not assets:
+        return []
+    lags = await meters.asset_lag.of(assets, {site.size for site in sites})
+    return [AssetView(one, {site.state.name: lags[site.size, one.name] for site in sites}) for one in assets]
 
 
 async def _sources(ledger: OpenLedger, sites: Sequence[SiteView]) -> list[SourceView]:

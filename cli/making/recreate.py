@@ -33,7 +33,7 @@ from ledger.core.checkpoint import origin_prefix
 from ledger.core.entry import decode_entry
 from ledger.core.note import format_note
 from ledger.core.policy import Policy
-from ledger.errors import Conflict, InvalidRequest, ObjectMissing
+from ledger.errors import Conflict, InvalidRequest, ObjectMissing, Tampered
 from ledger.files import hold_lock
 from ledger.keyring import (
     KEYRING,
@@ -44,13 +44,15 @@ from ledger.keyring import (
     log_keyid,
     recover_log_key,
 )
-from ledger.keyring.data import is_data_keyid
+from ledger.keyring.content import announced_content_key
+from ledger.keyring.data import check_data_key, is_data_keyid
+from ledger.keyring.erasures import read_erasures
 from ledger.protocols import Signer
 from ledger.publisher import Publisher
 from ledger.sequencer import Sequencer
 from ledger.store.base import EntryStore, ObjectStore, Prefixed
 from ledger.tasks import Report
-from restore.fetch import Newer, SiteCopy, open_site
+from restore.fetch import Newer, SiteCopy, fetch_content, open_site
 from restore.rebuild.ledger import rebuild
 from restore.succession import holds_succession, prove_continuity, succeeded, successor_origin
 
@@ -222,12 +224,15 @@ async def _succeed(
         "recovery": settings.recovery,
     }
     published = await _published(staged, environment, origin)
+    keys = await _install(request, environment, copy, store, published, settings, staged)
     if settings.recovery:
         keyid, wrapped = keyring_object(signer.export(), signer.vkey, origin, base64.b64decode(settings.recovery))
         if not await _has(published, KEYRING + keyid):  # wrapping is never the same twice
             await published.put_immutable(KEYRING + keyid, wrapped)
-        about["keyring"] = announcement({keyid: (await published.get(KEYRING + keyid)).data})
-    keys = await _install(request, environment, copy, store, published, settings, staged)
+        announced = {keyid: (await published.get(KEYRING + keyid)).data}
+        if (content := await announced_content_key(store, copy.checkpoint.origin)) is not None:
+            announced[content] = await _content_key(copy, published, content)
+        about["keyring"] = announcement(announced)
     event = succeeded(origin, copy.opened, request.reason, about)
     async with Sequencer(store, SystemClock()) as sequencer:
         # What an interrupted run has recorded stands, also where this one was given another reason.
@@ -277,6 +282,7 @@ async def _install(
 ) -> Installed:
     kek = make_kek(settings.kek, staged, lambda: request.passphrase, environment) if settings.kek else None
     custodians = request.custodians
+    await fetch_content(copy, published, (await read_erasures(store)).erased)
     return await install_keys(copy.objects, store, published, kek, custodians.private if custodians else None)
 
 
@@ -327,6 +333,18 @@ async def _recovery_of(store: EntryStore) -> str:
     data = decode_entry(first[0].entry).event.json_data if first else None
     recovery = data.get("recovery") if isinstance(data, dict) else None
     return recovery if isinstance(recovery, str) else ""
+
+
+async def _content_key(copy: SiteCopy, published: ObjectStore, keyid: str) -> bytes:
+    """The keyring object of the content secret, as it was installed. Raises Tampered: the copy lacks it."""
+    try:
+        return await check_data_key(published, keyid)
+    except ObjectMissing as error:
+        raise Tampered(
+            f"{copy.objects.where}/{KEYRING}{keyid} is missing: no content of this copy can be read without it",
+            key=KEYRING + keyid,
+            hint="use another copy, or put it back from one",
+        ) from error
 
 
 async def _published(staged: LedgerPaths, environment: Environment, origin: str) -> ObjectStore:

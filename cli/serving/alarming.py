@@ -1,4 +1,4 @@
-"""What a server watches: its sites, its disk, its certificate. Alarms are recorded, sent and counted, once."""
+"""What a server watches: sites, assets, its disk, its certificate. Alarms are recorded, sent and counted, once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from cryptography import x509
 
 from cli.display.logs import get_logger
 from cli.display.render import duration
+from cli.serving.covering import Covering
 from cli.serving.webhook import Webhook
 from cli.sites.scrub_alarms import ScrubAlarms
 from cli.system import SystemClock
 from cli.wiring.ledgers import WritableLedger
 from ledger.acknowledging import Standing
 from ledger.alarms import AlarmKind, Key, Reading, changes, cleared_event, raised_event, read_alarms
+from ledger.assets import Asset
 from ledger.core.event import Event, format_time
 from ledger.errors import Fenced, JinshiError, StoreUnavailable, Unavailable
 from ledger.http.service import Service
@@ -57,9 +59,11 @@ class Alarming:
         self._webhook = None if settings.webhook is None else Webhook(settings.webhook)
         self._expires_s = None if certificate is None else _end_of(certificate)
         self._clock = SystemClock()
+        self._covering = Covering(writable, service, unreachable_s=settings.unreachable_s)
         self._scrubs = ScrubAlarms(writable.ledger.store, service.acknowledging)
         self._standing: set[Key] = set()
         self._unrecorded: list[Event] = []
+        self._assets: list[Asset] = []
 
     async def run(self) -> None:
         """Look again and again, for ever. Raises Fenced."""
@@ -79,6 +83,7 @@ class Alarming:
                 await self.look()
                 await asyncio.sleep(LOOK_EVERY_S)
         finally:
+            await self._covering.close()
             if sending is not None:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
@@ -126,11 +131,20 @@ class Alarming:
 
     async def _readings(self) -> list[Reading]:
         found = [reading for one in self._service.acknowledging.standings for reading in await self._of_site(one)]
+        found += await self._covering.readings(self._standing)
+        found += await self._of_assets()
         found.append(disk_reading(self._writable.ledger.paths.root, self._settings.disk_free_percent))
         if self._expires_s is not None:
             left_s = self._expires_s - self._clock.now().timestamp()
             found.append(certificate_reading(left_s, self._settings.certificate_days))
         return found
+
+    async def _of_assets(self) -> list[Reading]:
+        """While the store is away, of those that were known: what is not watched any more would be cleared."""
+        if self._service.registry is not None:
+            with suppress(StoreUnavailable):
+                self._assets = (await self._service.registry.assets()).active()
+        return [degraded_reading(asset) for asset in self._assets]
 
     async def _of_site(self, one: Standing) -> list[Reading]:
         """Nothing is said of a site that was not heard of yet, except what is known to be wrong."""
@@ -187,6 +201,20 @@ def site_readings(one: Standing, lag_s: float | None, now_s: float, settings: Al
             fine=one.fine,
         ),
     ]
+
+
+def degraded_reading(asset: Asset) -> Reading:
+    """What is to be said of the captures of one asset, by what they have recorded."""
+    count, what = len(asset.problems), f"asset {asset.name} is not captured as a whole"
+    return Reading(
+        AlarmKind.ASSET_DEGRADED,
+        asset.name,
+        f"{what}: {asset.problems[0]}" if asset.problems else what,
+        count,
+        0,
+        over=count > 0,
+        fine=count == 0,
+    )
 
 
 def disk_reading(

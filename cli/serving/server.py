@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cli.capturing.asking import answering
+from cli.capturing.captures import Captures
 from cli.config import Environment
 from cli.display.logs import get_logger
 from cli.serving.alarming import Alarming, AlarmSettings
+from cli.serving.collecting import collection_rounds
 from cli.serving.following import Following, Target, watch_sites
-from cli.serving.handover import Taker, taking_over
 from cli.serving.listening import Server, Serving, bound, log_fault, uvicorn_logs
 from cli.serving.scrub_rounds import scrub_rounds
+from cli.serving.taking import Taker, taking_over
 from cli.serving.tls import TlsFiles, actor_of_scope, fingerprint_of_scope, server_context
 from cli.sites.acknowledging import Ack, acknowledging_of
 from cli.sites.rounds import Keys
 from cli.system import SystemClock
+from cli.wiring.contents import collect_content
 from cli.wiring.ledgers import OpenLedger, WritableLedger, open_for_writing
 from cli.wiring.places import open_place
 from ledger.acknowledging import demanded
+from ledger.asset_lag import AssetLagMeter
+from ledger.assets import Registry
 from ledger.consumers import Consumers
+from ledger.content import Collected
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.http.app import make_app
 from ledger.http.limits import HttpLimits
@@ -55,6 +62,10 @@ class ServeSettings:
     alarms: AlarmSettings = field(default_factory=AlarmSettings)
     scrub_every_s: float = 0.0
     """In what time every site is read once; 0: they are not scrubbed."""
+    collect_every_s: float = 86_400.0
+    """How often content that no retained entry refers to is removed; 0: it is kept."""
+    capture: bool = True
+    """Whether the ledger's assets are captured all the time, too."""
 
 
 async def serve(
@@ -72,8 +83,10 @@ async def serve(
         async with open_for_writing(root, environment, passphrase) as writable, _service(writable, settings) as service:
             server = Server(Serving(make_app(service), ready, context, CONNECTIONS_MAX, service.closing.set))
             work = [_publishing_failed(service), *_beside(writable, service, passphrase, settings)]
-            with uvicorn_logs():
-                async with taking_over(root, _taker(writable, service)):
+            with uvicorn_logs(), closing(_captures(writable, service, passphrase)) as captures:
+                if settings.capture:
+                    work.append(captures.run())
+                async with taking_over(root, _taker(writable, service, captures)):
                     await server.run_until_told(listener, work)
 
 
@@ -115,6 +128,8 @@ async def _service(writable: WritableLedger, settings: ServeSettings) -> AsyncIt
             metrics=metrics,
             acknowledging=acknowledging,
             sources=writable.sealer.sources,
+            registry=Registry(ledger.searched),
+            asset_lag=AssetLagMeter(ledger.searched, SystemClock()),
             limits=settings.limits,
             quorum=quorum,
             hosts=frozenset({"localhost", "127.0.0.1", "::1"}) if settings.tls is None else None,
@@ -154,11 +169,22 @@ def _beside(
     elif writable.ledger.settings.sites:
         look_s = min(LOOK_EVERY_S, settings.replicate_every_s)
         work.append(watch_sites(writable.ledger, service.acknowledging, look_s))
+    work += collection_rounds(writable, Keys(passphrase), settings.collect_every_s)
     every_s, registry = settings.scrub_every_s, service.metrics.registry
     return work + scrub_rounds(writable, registry, service.acknowledging, passphrase, every_s)
 
 
-def _taker(writable: WritableLedger, service: Service) -> Taker:
+def _captures(writable: WritableLedger, service: Service, passphrase: str) -> Captures:
+    """The captures of the ledger's assets, whose entries are acknowledged as those of any producer are."""
+
+    async def acknowledge(index: int, sources: Collection[str]) -> None:
+        if policies := demanded(writable.sealer.sources, sources, None):
+            await service.acknowledge(index, policies, service.limits.ack_timeout_s)
+
+    return Captures(writable, lambda: passphrase, acknowledge)
+
+
+def _taker(writable: WritableLedger, service: Service, captures: Captures) -> Taker:
     """What is done for other processes of the ledger's owner."""
 
     async def published() -> None:
@@ -171,7 +197,11 @@ def _taker(writable: WritableLedger, service: Service) -> Taker:
         if policies:
             await service.acknowledge(index, policies, ack.timeout_s)
 
-    return Taker(writable.sequencer, published, acknowledge)
+    async def collect(wait: bool) -> Collected:
+        return await collect_content(writable, wait=wait)
+
+    ask = answering(captures, published)
+    return Taker(writable.sequencer, published, acknowledge, writable.leases, ask, collect)
 
 
 def _quorum(ledger: OpenLedger, settings: ServeSettings) -> Quorum:

@@ -12,6 +12,7 @@ from cli.sites.rounds import Keys, replicate_site
 from cli.system import SystemClock
 from cli.wiring.ledgers import OpenLedger, WritableLedger, mirror_memory
 from ledger.acknowledging import Acknowledging, check_asked, demanded
+from ledger.content import Leases
 from ledger.core.acknowledgement import AckPolicy
 from ledger.errors import JinshiError
 from ledger.lag import LagMeter
@@ -61,6 +62,10 @@ class Writing:
     @property
     def sealer(self) -> Sealer:
         return self._writable.sealer
+
+    @property
+    def leases(self) -> Leases:
+        return self._writable.leases
 
     async def publish(self, report: Report | None = None) -> None:
         """Sign and publish what is committed."""

@@ -29,7 +29,8 @@ from replication.heal import Evidence
 from replication.media.importing import Imported, Importer, check_medium, read_head
 from replication.media.medium import HEAD, Medium, claimed_origin
 from replication.media.receipt import make_receipt
-from replication.mirror import GARBAGE, Mirror
+from replication.memory import GARBAGE
+from replication.mirror import Mirror
 from replication.role import MirrorKey, SiteRole
 from replication.site import Site, init_site
 

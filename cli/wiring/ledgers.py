@@ -17,6 +17,7 @@ from cli.wiring.sealing import Passphrase, make_data_keys
 from cli.wiring.shipping import Shipping
 from cli.wiring.stores import open_store
 from ledger.classification import Labelled
+from ledger.content import Leases
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint
 from ledger.core.note import Note, NoteSignature, SignatureType, VerifierKey, format_note, parse_vkey
 from ledger.core.policy import Policy, parse_policy
@@ -48,7 +49,8 @@ from ledger.tasks import Report
 from pki.keystore import file as keyfile
 from replication.follower import Follower
 from replication.heal import Evidence
-from replication.mirror import COSIGNED, Mirror
+from replication.memory import COSIGNED
+from replication.mirror import Mirror
 from replication.site import Site
 from restore.fetch import Newer
 
@@ -207,12 +209,16 @@ def merged(shown: Sequence[OpenedCheckpoint]) -> list[OpenedCheckpoint]:
 
 @dataclass(frozen=True, slots=True)
 class WritableLedger:
-    """A ledger opened for writing: this process holds its lock and its newest epoch."""
+    """A ledger opened for writing: this process holds its lock and its newest epoch.
+
+    `leases`: the one `Leases` of this process, which its captures and its collections of content share.
+    """
 
     ledger: OpenLedger
     sequencer: Sequencer
     publisher: Publisher
     sealer: Sealer
+    leases: Leases
 
     async def publish(self, report: Report | None = None) -> None:
         """Sign and publish what is committed."""
@@ -268,7 +274,7 @@ async def open_for_writing(root: Path, environment: Environment, passphrase: str
         reader = Reader(searched, ledger.published, committed=sequencer.committed)
         ledger = replace(ledger, store=recent, searched=searched, reader=reader)
         await publisher.publish()
-        yield WritableLedger(ledger, sequencer, publisher, sealer)
+        yield WritableLedger(ledger, sequencer, publisher, sealer, Leases(ledger.published))
 
 
 def record_index(paths: LedgerPaths, *, create: bool = False) -> PositionIndex:

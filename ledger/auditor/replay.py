@@ -113,7 +113,7 @@ class _Replay:
             ids.check("idempotency keys", "each (source, id) stands once"),
             self._sealed_check(),
             await self._keyring_check(),
-            self._dataref_check(),
+            self._content_check(),
             await check_successions(self._acts, self._objects, self._checkpoint),
         ]
         return Replayed(root, tuple(checks), tuple(self._acts))
@@ -148,6 +148,9 @@ class _Replay:
         whole.last_time = max(whole.last_time, facts.last_time)
         whole.sealed_count += facts.sealed_count
         whole.dataref_count += facts.dataref_count
+        whole.content_count += facts.content_count
+        whole.packs_count += facts.packs_count
+        whole.content += facts.content[: max(0, MISSING_MAX - len(whole.content))]
         whole.entries_read += facts.entries_read
         for keyid, index in facts.missing.items():
             if len(whole.missing) < MISSING_MAX:
@@ -290,13 +293,17 @@ class _Replay:
         gone = f", {len(erased):,} erased" if erased else ""
         return whole.keys.check("keyring", f"every key announced or named by an entry is there{gone}")
 
-    def _dataref_check(self) -> Check:
-        count = self._whole.dataref_count
-        if not count:
-            return not_run("content references", "no entry refers to content kept elsewhere")
-        return not_run(
-            "content references", f"{count:,} entries refer to content, and there is no store to check against"
-        )
+    def _content_check(self) -> Check:
+        whole, name, findings = self._whole, "content references", Findings()
+        elsewhere = f"{whole.dataref_count:,} entries refer to what is kept elsewhere" if whole.dataref_count else ""
+        if not whole.content_count:
+            return not_run(name, elsewhere or "no entry refers to content")
+        erased = self._keyring.erasures.erased
+        for keyid, key, what in whole.content:
+            if keyid is None or keyid not in erased:
+                findings.add(key, what)
+        detail = f"{whole.packs_count:,} packs that {whole.content_count:,} entries refer to are there, whole"
+        return findings.check(name, f"{detail}; {elsewhere}" if elsewhere else detail)
 
 
 # -- processes ------------------------------------------------------------------------------------------------------

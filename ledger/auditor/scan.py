@@ -15,9 +15,11 @@ from typing import Any, Final
 
 from ledger.auditor.report import FINDINGS_MAX, Findings
 from ledger.auditor.spill import Spill, Spilled
+from ledger.content.references import ContentAudit
 from ledger.core.acts import CREATED, SITE_ADDED, SUCCEEDED, is_act
 from ledger.core.checkpoint import Checkpoint
 from ledger.core.encoding import decode_base64
+from ledger.core.manifest import DATAREF
 from ledger.core.merkle import leaf_hash, root_hash
 from ledger.core.quick import quick_entries, slow_entry
 from ledger.core.sealing import NONCE_SIZE, SUITE_AES_GCM_SIV
@@ -66,6 +68,12 @@ class RangeFacts:
     acts: list[tuple[int, bytes]] = field(default_factory=list)
     sealed_count: int = 0
     dataref_count: int = 0
+    """Entries that refer to what is kept elsewhere."""
+    content_count: int = 0
+    """Entries that refer to content."""
+    packs_count: int = 0
+    content: list[tuple[str | None, str, str]] = field(default_factory=list)
+    """Content that is missing or damaged: the id of the entry's data key, the object, and what is wrong."""
     edition_count: int = 0
     entries_read: int = 0
     alarms: Alarms = field(default_factory=Alarms)
@@ -81,6 +89,7 @@ class Scanner:
         self._folder = folder
         self._partitions = partitions
         self._checked: OrderedDict[str, None] = OrderedDict()
+        self._content = ContentAudit(objects, collect=True)
 
     async def scan(self, start: int, stop: int) -> RangeFacts:
         """Go through entries `start` (a multiple of `RANGE_ENTRIES`) to `stop`. Raises StoreUnavailable."""
@@ -96,6 +105,7 @@ class Scanner:
                     _follow_time(facts, first, values)
                     spill.add(first - start, values)
                     _note_acts(facts, first, entries, values, keyids)
+                    await self._check_content(facts, first, entries)
                     facts.entries_read += len(entries)
         await self._check_keys(facts, keyids)
         facts.spilled = await asyncio.to_thread(spill.write, self._folder)
@@ -177,6 +187,13 @@ class Scanner:
             facts.nodes.append(root_hash(hashes))
         return entries
 
+    async def _check_content(self, facts: RangeFacts, first: int, entries: Sequence[bytes]) -> None:
+        before = self._content.packs
+        await self._content.take(first, entries)
+        facts.packs_count += self._content.packs - before
+        facts.content += [(one.keyid, one.error.key, one.error.what) for one in self._content.failures]
+        self._content.failures.clear()
+
     async def _check_keys(self, facts: RangeFacts, keyids: dict[str, int]) -> None:
         for keyid, index in keyids.items():
             if not is_data_keyid(keyid):
@@ -249,7 +266,8 @@ def _note_acts(
             if (wrong := _sealed_wrong(value)) is not None:
                 facts.sealed.add(f"entry {first + number}", wrong)
         if "dataref" in value:
-            facts.dataref_count += 1
+            facts.content_count += value["dataref"].startswith(DATAREF)
+            facts.dataref_count += not value["dataref"].startswith(DATAREF)
         if type_ in _ACTS and is_act(value["source"]):
             facts.acts.append((first + number, entries[number]))
         elif type_ == _REGISTER_SEAL:

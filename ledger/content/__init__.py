@@ -4,9 +4,9 @@ It works over any `ObjectStore`; what its bytes look like is in `ledger/core` (c
 """
 
 from ledger.content.chunker import Chunking
-from ledger.content.collector import Collected, Collector, referenced_packs
+from ledger.content.collector import Collected, Collector, Survey, referenced_packs, survey
 from ledger.content.index import ChunkIndex, Synced, synchronise
-from ledger.content.leases import CONDEMNED, Lease, Leases
+from ledger.content.leases import CONDEMNED, Lease, Leases, Leasing
 from ledger.content.reader import ContentReader, ReaderLimits
 from ledger.content.store import ContentStore
 from ledger.content.writer import Content, ContentLimits, ContentWriter
@@ -24,8 +24,11 @@ __all__ = [
     "ContentWriter",
     "Lease",
     "Leases",
+    "Leasing",
     "ReaderLimits",
+    "Survey",
     "Synced",
     "referenced_packs",
+    "survey",
     "synchronise",
 ]

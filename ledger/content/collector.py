@@ -16,6 +16,10 @@ from ledger.errors import CompareFailed, Malformed, ObjectMissing, Tampered
 from ledger.store.base import EntryStore, ObjectStore
 
 PAGE: Final = 1_024
+DIGEST_LENGTH: Final = 64
+
+Retained = Callable[[int, Entry], bool]
+"""Whether an entry's content is to be kept, by its index and the entry."""
 
 Barrier = Callable[[], Awaitable[None]]
 """Returns once everything that was handed to the sequencer before is committed or refused.
@@ -107,8 +111,49 @@ class Collector:
         return Collected(len(condemned.packs), len(removed), len(condemned.packs & referred))
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a content store holds, and what of it a collection would remove, with its size in bytes.
+
+    `erased` of the `free` objects are referred to by erased entries only; no entry refers to the others.
+    """
+
+    packs: int
+    lists: int
+    size_bytes: int
+    free: int
+    free_bytes: int
+    erased: int
+    condemned: int
+
+
+async def survey(entries: EntryStore, objects: ObjectStore, retained: Retained) -> Survey:
+    """Look what is there; nothing is changed. Raises Tampered: what is referred to cannot be told for sure."""
+    sizes: dict[bytes, int] = {}
+    count = dict.fromkeys((PACKS, LISTS), 0)
+    for folder in count:
+        async for version in objects.list_versions(folder):
+            name = version.key.removeprefix(folder)
+            if version.current and not version.removed and len(name) == DIGEST_LENGTH:
+                sizes[bytes.fromhex(name)] = version.size
+                count[folder] += 1
+    referred = await referenced_packs(entries, objects, retained)
+    free = sizes.keys() - referred
+    once = await referenced_packs(entries, objects) if free else set()
+    condemned, _ = await read_condemned(objects)
+    return Survey(
+        packs=count[PACKS],
+        lists=count[LISTS],
+        size_bytes=sum(sizes.values()),
+        free=len(free),
+        free_bytes=sum(sizes[name] for name in free),
+        erased=len(free & once),
+        condemned=len(condemned.packs),
+    )
+
+
 async def referenced_packs(
-    entries: EntryStore, objects: ObjectStore, retained: Callable[[int, Entry], bool] = lambda _index, _entry: True
+    entries: EntryStore, objects: ObjectStore, retained: Retained = lambda _index, _entry: True
 ) -> set[bytes]:
     """The packs, and lists of packs, that retained entries refer to. Memory: 32 bytes of each.
 

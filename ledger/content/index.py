@@ -22,6 +22,8 @@ from ledger.store.base import ObjectStore
 from ledger.store.versions import read_checked
 from ledger.tasks import run_bounded
 
+BUSY_TIMEOUT_S: Final = 60.0
+"""How long a write waits for another process's."""
 PACKS_PARALLEL: Final = 2
 """How many packs are held at once while their tables are read."""
 
@@ -48,14 +50,16 @@ class Location(NamedTuple):
 
 
 class ChunkIndex:
-    """In a file of its own, or in memory. Safe to use from several threads, by one process at a time."""
+    """In a file of its own, or in a temporary one, which goes by itself. For any threads and processes at once."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Raises StoreUnavailable: the file cannot be used; it can be deleted at any time."""
-        self._where = str(path or "memory")
+        self._where = str(path or "a temporary file")
         self._lock = threading.Lock()
         try:
-            self._database = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
+            self._database = sqlite3.connect(
+                path or "", check_same_thread=False, isolation_level=None, timeout=BUSY_TIMEOUT_S
+            )
             self._database.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise self._unusable(error) from error
@@ -75,7 +79,7 @@ class ChunkIndex:
         """Packs that are stored, with their tables; those known already are left as they are."""
         with self._lock:
             try:
-                self._database.execute("BEGIN")
+                self._database.execute("BEGIN IMMEDIATE")
                 for table in tables:
                     self._add(table)
                 if segment is not None:
@@ -96,7 +100,7 @@ class ChunkIndex:
         """Packs that are there no longer."""
         with self._lock:
             try:
-                self._database.execute("BEGIN")
+                self._database.execute("BEGIN IMMEDIATE")
                 for pack in packs:
                     row = self._database.execute("SELECT number FROM packs WHERE name = ?", (pack,)).fetchone()
                     if row is not None:

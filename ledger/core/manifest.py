@@ -21,7 +21,9 @@ MANIFEST_CHUNKS_MAX: Final = 240
 MANIFEST_DEPTH_MAX: Final = 3
 DATAREF_PACKS_MAX: Final = 64
 """How many packs a dataref names itself; more of them are in a list."""
-DATAREF: Final = "jinshi-content:1/"
+CONTENT_SCHEME: Final = "jinshi-content:"
+"""What no dataref of a producer's own may begin with."""
+DATAREF: Final = f"{CONTENT_SCHEME}1/"
 """What every dataref into the content store begins with."""
 
 PACKS: Final = "content/packs/"

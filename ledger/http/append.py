@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ledger.acknowledging import check_asked, demanded
+from ledger.assets import ASSET_SOURCE
 from ledger.core.acknowledgement import AckPolicy, parse_ack
 from ledger.core.acts import is_act
 from ledger.core.encoding import encode_base64
@@ -142,12 +143,14 @@ def _check_sources(service: Service, events: Sequence[Event], asked: AckPolicy |
 
     Raises:
         Refused: one is the ledger's own (what it does itself, such as declarations, holds and erasures, nobody asks of
-            it as a mere producer of events), or is acknowledged by more than is asked for.
+            it as a mere producer of events), or an asset's, or is acknowledged by more than is asked for.
     """
     sources = {event.source for event in events}
     for source in sources:
         if is_act(source):
             raise unmet(f"{source[:120]} is for the ledger's own acts", hint="use the jinshi command for them")
+        if source.startswith(ASSET_SOURCE):
+            raise unmet(f"{source[:120]} is for what is captured of an asset", hint="send under a source of your own")
     try:
         check_asked(service.sources, sources, asked)
     except InvalidRequest as error:

@@ -61,4 +61,6 @@ async def get_metrics(request: Request) -> Response:
     parameters(request, ())
     service = service_of(request)
     await service.metrics.measure(service.acknowledging)
+    if service.registry is not None and service.asset_lag is not None:
+        await service.metrics.measure_assets(service.acknowledging, service.registry, service.asset_lag)
     return Response(service.metrics.render(), 200, {**_NO_STORE, "content-type": CONTENT_TYPE})

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from ledger.acknowledging import Acknowledging
+from ledger.asset_lag import AssetLagMeter
+from ledger.assets import Registry
 from ledger.errors import Unavailable
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -49,10 +51,16 @@ class Metrics:
         self.site_lag_bytes = self._of_site("lag_bytes", "Their canonical bytes; NaN: too many to be added up.")
         self.site_lag_seconds = self._of_site("lag_seconds", "The age of the oldest of them; 0: there is none.")
         self.site_reachable = self._of_site("reachable", "1: the site answered the last time; 0: it did not.")
+        self.asset_lag_entries = self._of_asset("entries", "Entries of an asset that a site has not cosigned.")
+        self.asset_lag_bytes = self._of_asset("bytes", "Their canonical bytes; NaN: too many to be counted.")
+        self.asset_lag_seconds = self._of_asset("seconds", "The age of the oldest of them; 0: there is none.")
         self.alarms = Gauge("jinshi_alarms", "1 for each alarm that stands.", ("kind", "about"), registry=self.registry)
 
     def _of_site(self, name: str, about: str) -> Gauge:
         return Gauge(f"jinshi_site_{name}", about, ("site",), registry=self.registry)
+
+    def _of_asset(self, name: str, about: str) -> Gauge:
+        return Gauge(f"jinshi_asset_lag_{name}", about, ("site", "asset"), registry=self.registry)
 
     async def measure(self, acknowledging: Acknowledging) -> None:
         """Set what is said of the sites; of whatever cannot be measured nothing is said."""
@@ -66,6 +74,21 @@ class Metrics:
                 self.site_lag_entries.labels(one.name).set(lag.entries)
                 self.site_lag_bytes.labels(one.name).set(float("nan") if lag.bytes is None else lag.bytes)
                 self.site_lag_seconds.labels(one.name).set(lag.seconds)
+
+    async def measure_assets(self, acknowledging: Acknowledging, registry: Registry, lag: AssetLagMeter) -> None:
+        """Set what is said of the sites and assets; of whatever cannot be measured nothing is said."""
+        gauges = (self.asset_lag_entries, self.asset_lag_bytes, self.asset_lag_seconds)
+        for gauge in gauges:
+            gauge.clear()
+        standings = acknowledging.standings
+        with suppress(Unavailable):
+            assets = (await registry.assets()).active()
+            lags = await lag.of(assets, {one.has for one in standings})
+            for one in standings:
+                for asset in assets:
+                    found = lags[one.has, asset.name]
+                    for gauge, value in zip(gauges, (found.entries, found.bytes, found.seconds), strict=True):
+                        gauge.labels(one.name, asset.name).set(float("nan") if value is None else value)
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""

@@ -10,6 +10,8 @@ from typing import Any
 from starlette.requests import Request
 
 from ledger.acknowledging import Acknowledging
+from ledger.asset_lag import AssetLagMeter
+from ledger.assets import Registry
 from ledger.consumers import Consumers
 from ledger.core.acknowledgement import AckPolicy
 from ledger.errors import Pushback, Unacknowledged
@@ -37,7 +39,8 @@ class Service:
 
     `actor_of` names the caller of a request, from its ASGI scope; that name becomes the entry's `actor`. `quorum`
     knows the newest checkpoint that the ledger's own trust policy accepts, mirrors and all. `acknowledging` knows how
-    far every site is, `sources` what acknowledges which source.
+    far every site is, `sources` what acknowledges which source, `registry` and `asset_lag` which assets there are and
+    how far every site is with each (None: nothing is said of them).
     `hosts`: the host names answered to, None for any; on loopback it keeps web pages out that rebind their name.
     """
 
@@ -54,6 +57,8 @@ class Service:
     limits: HttpLimits = field(default_factory=HttpLimits)
     quorum: Quorum = field(default_factory=Quorum)
     hosts: frozenset[str] | None = None
+    registry: Registry | None = None
+    asset_lag: AssetLagMeter | None = None
     on_fault: Callable[[Exception], None] = lambda error: None
     opener_of: Callable[[Scope], Opener | None] = lambda scope: None
     """What opens sealed entries for the caller of a request; None: it may not read them."""

@@ -33,7 +33,7 @@ OBJECTS_PARALLEL: Final = 16
 
 _DATA: Final = "data"
 _DIGEST_SIZE = 16
-_KEYID = re.compile(r"(?P<name>(?:asset-[0-9a-f]{32}|subject-[a-z2-7]{32}))-(?P<digest>[0-9a-f]{32})")
+_KEYID = re.compile(r"(?P<name>(?:asset-[0-9a-f]{32}|subject-[a-z2-7]{32}|content))-(?P<digest>[0-9a-f]{32})")
 _KEK = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -58,6 +58,11 @@ def subject_key_name(source: str, pseudonym: str) -> KeyName:
 def is_data_keyid(text: str) -> bool:
     """Whether a keyring object of that name holds a data key, wrapped to the recovery key."""
     return _KEYID.fullmatch(text) is not None
+
+
+def is_content_keyid(text: str) -> bool:
+    """Whether a keyring object of that name holds a content secret (keyring/content.py): no erasure takes it away."""
+    return text.startswith("content-") and is_data_keyid(text)
 
 
 def split_wrap(name: str) -> tuple[str, str] | None:
@@ -131,6 +136,7 @@ async def data_keyids(objects: ObjectStore, prefix: str = "") -> AsyncIterator[s
 async def delete_data_key(objects: ObjectStore, keyid: str) -> None:
     """Delete every version of a data key and of all its wraps; done before is fine."""
     assert is_data_keyid(keyid)
+    assert not is_content_keyid(keyid), "without it no content of the ledger can be read"
     # The operating wraps first: while `keyring/<keyid>` is there, the key is not gone.
     found = [key async for key in objects.list_keys(KEYRING + keyid)]
     for key in reversed([KEYRING + keyid, *(key for key in found if key != KEYRING + keyid)]):

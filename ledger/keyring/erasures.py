@@ -28,6 +28,8 @@ from ledger.store.base import EntryStore, Selection
 
 PRIMARY: Final = ""
 """Stands for the primary itself among those who confirm."""
+SUBJECT_KEYS: Final = "subject-"
+"""What the ids of all data keys that an erasure can take begin with."""
 ERASURE_TYPES: Final = (ERASURE_REQUESTED, ERASURE_APPROVED, ERASURE_CONFIRMED, HOLD_PLACED, HOLD_LIFTED)
 PAGE_ENTRIES: Final = 1_000
 
@@ -141,7 +143,7 @@ class Erasures:
 
 def subject_key_prefix(pseudonym: str) -> str:
     """What the ids of every data key of a subject begin with, by its pseudonym."""
-    return f"subject-{pseudonym.removeprefix(PSEUDONYM)}-"
+    return f"{SUBJECT_KEYS}{pseudonym.removeprefix(PSEUDONYM)}-"
 
 
 def of_subject(keyid: str, pseudonym: str) -> bool:

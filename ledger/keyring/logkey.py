@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from ledger.core.acts import CREATED, SUCCEEDED, acts_source
+from ledger.core.acts import CONTENT_KEYED, CREATED, SUCCEEDED, acts_source
 from ledger.core.canonical import JsonValue, canonicalize, parse_json
 from ledger.core.encoding import decode_base64, encode_base64
 from ledger.core.event import Event
 from ledger.errors import Malformed, MalformedEvent, Tampered
 from ledger.keyring.recovery import FORMAT, open_from_recovery, seal_to_recovery
 
-ANNOUNCING: Final = (CREATED, SUCCEEDED)
+ANNOUNCING: Final = (CREATED, SUCCEEDED, CONTENT_KEYED)
 _LOG_SIGNING: Final = "log signing"
 _KEYID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -90,21 +90,7 @@ class OpenBaoKek:
 
     def _opened(self) -> hvac.Client:
         if self._client is None:
-            session = requests.Session()
-            session.trust_env = False  # no proxy and no .netrc of whoever runs this decides where keys go
-            session.verify = self._place.ca or True
-            adapter = HTTPAdapter(pool_connections=1, pool_maxsize=CONNECTIONS_MAX)
-            session.mount("https://", adapter)
-            session.mount("http://", adapter)
-            # hvac reads no environment when all of these are given.
-            self._client = hvac.Client(
-                url=self._place.address,
-                token=self._token(),
-                session=session,
-                verify=self._place.ca or True,
-                timeout=TIMEOUT_S,
-                namespace="",
-            )
+            self._client = open_client(self._place.address, self._token(), self._place.ca)
         return self._client
 
     async def _run(self, ask: Callable[[], T]) -> T:
@@ -120,7 +106,7 @@ class OpenBaoKek:
                 hint="check BAO_TOKEN and what its policy allows: encrypt and decrypt with that key",
             ) from error
         except refusals.InvalidRequest as error:
-            raise self._not_unwrapped(_line(error)) from error
+            raise self._not_unwrapped(one_line(error)) from error
         except refusals.InvalidPath as error:
             raise InvalidRequest(
                 f"OpenBao at {self._place.address} has no transit engine at {self._place.mount}",
@@ -128,7 +114,7 @@ class OpenBaoKek:
             ) from error
         except (refusals.VaultError, requests.RequestException) as error:
             raise Unavailable(
-                f"OpenBao at {self._place.address} cannot be used ({_line(error)[:200]})",
+                f"OpenBao at {self._place.address} cannot be used ({one_line(error)[:200]})",
                 hint="check that it runs and can be reached, then run it again; nothing was lost",
             ) from error
 
@@ -145,9 +131,22 @@ class OpenBaoKek:
         )
 
 
+def open_client(address: str, token: str, ca: str | None) -> hvac.Client:
+    """A client of the server at `address`; nothing is asked yet. `ca` is a file of CA certificates, or None."""
+    session = requests.Session()
+    session.trust_env = False  # no proxy and no .netrc of whoever runs this decides where keys go
+    session.verify = ca or True
+    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=CONNECTIONS_MAX)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    # hvac reads no environment when all of these are given.
+    return hvac.Client(url=address, token=token, session=session, verify=ca or True, timeout=TIMEOUT_S, namespace="")
+
+
 def _text(data: bytes) -> str:
     return b64encode(data).decode("ascii")
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What a client says of an error, on one line."""
     return " ".join(str(error).split())

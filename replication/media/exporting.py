@@ -1,4 +1,5 @@
-"""Writes an increment of a ledger for offline media: proven first, then hash tiles and keys, then bundles in order.
+"""Writes an increment of a ledger for offline media: proven first, then hash tiles and keys, then bundles in order,
+each after the content that its entries refer to.
 
 Where a medium lies, and how it gets its name when it is whole, is the command's business (cli/sites/media_export.py).
 """
@@ -12,10 +13,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
+from ledger.content.index import read_digest
+from ledger.content.references import packs_of, referring, refers_to_content
 from ledger.core.checkpoint import Checkpoint, OpenedCheckpoint
 from ledger.core.entry import decode_entry
+from ledger.core.manifest import list_key, pack_key
 from ledger.core.note import format_note
-from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, growth
+from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, growth
 from ledger.errors import Forked, InvalidRequest, ObjectMissing, Tampered
 from ledger.keyring import KEYRING
 from ledger.keyring.logkey import ANNOUNCING
@@ -31,6 +35,8 @@ PARALLEL = 8
 BATCH_OBJECTS = 64
 HEAD_SIZE = 16_384
 """What `medium.json` takes at most, for counting bytes before it is written."""
+LOOKED_BACK_MAX = 1_000_000
+"""How many packs are remembered as being at the site."""
 _SUM_SIZE = 140
 _KEYID_MARK = b'"keyid":"'
 _ANNOUNCING_MARKS = tuple(f'"type":"{type_}"'.encode() for type_ in ANNOUNCING)
@@ -99,6 +105,8 @@ class Exporter:
         self._bytes_max = bytes_max
         self._parts: list[_Part] = []
         self._roots: list[ObjectStore] = []
+        self._carried: set[str] = set()
+        """Content that the site has, or that is on a part already."""
 
     async def run(self, signer: Signer, report: Report | None = None) -> list[Medium]:
         """Prove what is published, write it part by part, then every list and head; returns the heads.
@@ -110,6 +118,7 @@ class Exporter:
             DiskFull, StoreUnavailable: it cannot be written.
         """
         named = await self._prove()
+        await self._look_back()
         self._next(self._wanted.base)
         await self._write_tiles()
         await self._write_keys(named)
@@ -142,6 +151,39 @@ class Exporter:
 
         await verify_growth(self._source, (wanted.base, base.root()), tree, on_bundle=take)
         return None if announces else list(named)
+
+    async def _look_back(self) -> None:
+        """What the site's entries refer to, it has; beyond a bound it is carried again, which does no harm."""
+        for tile in _bundles(0, self._wanted.base):
+            if len(self._carried) >= LOOKED_BACK_MAX:
+                return
+            for _, key, _ in await self._content(tile, upto=self._wanted.base):
+                self._carried.add(key)
+
+    async def _content(self, tile: Tile, *, upto: int) -> list[tuple[int, str, bytes]]:
+        """What the entries of a bundle refer to, below index `upto`: index, key and digest; what is erased aside."""
+        data, found = await read_tile(self._source, tile), list[tuple[int, str, bytes]]()
+        if not refers_to_content(data):
+            return found
+        first = tile.index * TILE_WIDTH
+        for one in referring(first, decode_bundle(data, tile.width)[: max(0, upto - first)]):
+            if one.keyid in self._wanted.erased:
+                continue
+            try:
+                packs = await packs_of(self._source, one.dataref)
+            except ObjectMissing as error:
+                raise self._lost(one.index, error.key) from error
+            found += [(one.index, pack_key(pack), pack) for pack in packs]
+            if one.dataref.listed is not None:
+                found.append((one.index, list_key(one.dataref.listed), one.dataref.listed))
+        return found
+
+    def _lost(self, index: int, key: str) -> Tampered:
+        return Tampered(
+            f"{self._source.where}/{key} is missing: entry {index} refers to it, and nobody erased it",
+            key=key,
+            hint="put it back from a site before anything is carried",
+        )
 
     # -- what is written --
 
@@ -198,20 +240,38 @@ class Exporter:
             found = await asyncio.gather(*(read_tile(self._source, tile) for tile in batch))
             writes: list[tuple[_Part, str, bytes]] = []
             for tile, data in zip(batch, found, strict=True):
-                part = self._parts[-1]
-                if not part.takes(len(data), self._bytes_max):
-                    part = self._next(part.stop)
-                    if not part.takes(len(data), self._bytes_max):
-                        raise InvalidRequest(
-                            f"{tile.path} of {len(data)} bytes does not fit on one medium",
-                            hint="use larger media, or a larger --max-bytes",
-                        )
-                part.add(tile.path, data)
+                await self._write_content(tile)
+                part = self._room_for(tile.path, data)
                 part.stop = tile.index * TILE_WIDTH + tile.width
                 writes.append((part, tile.path, data))
             await run_bounded((part.objects.put_immutable(key, data) for part, key, data in writes), parallel=PARALLEL)
             if report is not None:
                 report(self._parts[-1].stop - base, size - base)
+
+    async def _write_content(self, tile: Tile) -> None:
+        """One at a time: a pack is large, and in memory as a whole."""
+        for index, key, digest in await self._content(tile, upto=self._wanted.opened.checkpoint.size):
+            if key in self._carried:
+                continue
+            try:
+                data = await read_digest(self._source, key, digest)
+            except ObjectMissing as error:
+                raise self._lost(index, key) from error
+            await self._room_for(key, data).objects.put_immutable(key, data)
+            self._carried.add(key)
+
+    def _room_for(self, key: str, data: bytes) -> _Part:
+        """The part that takes an object, counted in: the last one, or another one. Raises InvalidRequest."""
+        part = self._parts[-1]
+        if not part.takes(len(data), self._bytes_max):
+            part = self._next(part.stop)
+            if not part.takes(len(data), self._bytes_max):
+                raise InvalidRequest(
+                    f"{key} of {len(data)} bytes does not fit on one medium",
+                    hint="use larger media, or a larger --max-bytes",
+                )
+        part.add(key, data)
+        return part
 
     async def _finish(self, signer: Signer) -> list[Medium]:
         wanted, tree = self._wanted, self._wanted.opened.checkpoint

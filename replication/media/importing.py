@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from ledger.content.index import read_digest
 from ledger.core.checkpoint import OpenedCheckpoint, origin_prefix
 from ledger.core.merkle import EMPTY_ROOT, leaf_hash
 from ledger.core.note import VerifierKey, format_note
@@ -40,7 +41,9 @@ from replication.media.medium import HEAD, SUMS, Medium, belongs, open_medium, p
 from replication.mirror import Mirror
 from replication.site import PENDING, Pending, format_pending, read_pending
 
-PARALLEL = 8
+PARALLEL = 4
+"""A pack is in memory as a whole."""
+CONTENT = "content/"
 EXPORT_AGAIN = "use another copy of it, or have it exported again"
 
 
@@ -321,11 +324,14 @@ class Importer:
 
 
 async def _check_object(objects: ObjectStore, tiles: AuthenticatedTiles, head: Medium, key: str) -> None:
-    """One object of a medium: a tile or bundle is of that tree, a data key is the one that its id names."""
+    """One object of a medium: a tile or bundle is of that tree, a data key or a pack is the one that its name says."""
     if key.startswith(KEYRING):
         if is_data_keyid(keyid := key.removeprefix(KEYRING)):
             await check_data_key(objects, keyid)
         return  # the log's own key is held against what the log announced, by the mirror
+    if key.startswith(CONTENT):
+        await read_digest(objects, key, bytes.fromhex(key.rpartition("/")[2]))
+        return
     tile = parse_tile_path(key)
     if not belongs(tile, head.size):
         raise _alien(objects, key)

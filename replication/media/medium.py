@@ -14,6 +14,7 @@ from typing import Any, Final
 from ledger.core.canonical import JsonValue, canonicalize, parse_json
 from ledger.core.checkpoint import Checkpoint, OpenedCheckpoint, origin_prefix, parse_checkpoint
 from ledger.core.event import event_time_us
+from ledger.core.manifest import LISTS, PACKS
 from ledger.core.note import Note, NoteSignature, VerifierKey, check_ed25519, format_note, parse_note, parse_vkey
 from ledger.core.tiles import ENTRIES, LEVEL_MAX, TILE_WIDTH, Tile, parse_tile_path
 from ledger.errors import Malformed, MalformedNote, Untrusted
@@ -31,6 +32,7 @@ OBJECTS_MAX: Final = 2_000_000
 _TYPE: Final = b"\xffjinshi-medium/v1"
 _SUM = re.compile(r"([0-9a-f]{64})  (\S+)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_CONTENT = re.compile(f"(?:{PACKS}|{LISTS})[0-9a-f]{{64}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ def format_sums(origin: str, sums: Mapping[str, str]) -> bytes:
 
 
 def parse_sums(data: bytes, origin: str) -> dict[str, str]:
-    """The inverse of `format_sums`: what a medium may hold are tiles, bundles, and keys. Raises Malformed."""
+    """The inverse of `format_sums`: what a medium may hold are tiles, bundles, content and keys. Raises Malformed."""
     prefix, sums = origin_prefix(origin), dict[str, str]()
     try:
         lines = data.decode("ascii").split("\n")
@@ -197,11 +199,13 @@ def parse_sums(data: bytes, origin: str) -> dict[str, str]:
 
 
 def _may_be_carried(key: str) -> bool:
-    """A tile or bundle, or a key as the recovery key opens it: nothing that is a site's or a mirror's to write."""
+    """A tile or bundle, content, or a key as the recovery key opens it: nothing that is a site's or a mirror's."""
     if not is_key(key):
         return False
     if key.startswith(KEYRING):
         return "." not in key and key.count("/") == 1
+    if _CONTENT.fullmatch(key):
+        return True
     try:
         parse_tile_path(key)
     except Malformed:

@@ -13,6 +13,7 @@ from ledger.keyring import KEYRING
 from ledger.store.base import Stored
 from ledger.tasks import Report, run_bounded
 from replication.erase import ERASED
+from replication.scrub.contents import CONTENT, ContentScrub
 from replication.scrub.cycle import Cycle, Wanted
 from replication.scrub.keyring import ErasedKeys, KeyringScrub
 from replication.scrub.notes import NOTES, NotesScrub
@@ -35,12 +36,14 @@ class Walk:
         self,
         cycle: Cycle,
         keyring: KeyringScrub,
+        contents: ContentScrub,
         notes: NotesScrub,
         erased: ErasedKeys,
         report: Report | None,
     ) -> None:
         self._cycle = cycle
         self._keyring = keyring
+        self._contents = contents
         self._notes = notes
         self._erased = erased
         self._report = report
@@ -80,6 +83,7 @@ class Walk:
                     progress.lost = True
                 else:
                     await self._keyring.take(index * TILE_WIDTH, entries)
+                    await self._contents.take(index * TILE_WIDTH, entries)
             progress.position = str(indexes[-1] + 1)
             if (first // PARALLEL) % (SAVE_EVERY // PARALLEL) == 0:
                 await self._cycle.save()
@@ -175,6 +179,8 @@ class Walk:
             await self._leftover(key)
         elif key.startswith(KEYRING):
             await self._keyring.look_at(key.removeprefix(KEYRING))
+        elif key.startswith(CONTENT):
+            await self._contents.look_at(key)
         elif key.startswith(ERASED):
             await self._keyring.look_at_statement(key)
         elif key != NOTICE and key not in NOTES:
@@ -212,6 +218,8 @@ class Walk:
     async def _wanted(self, key: str) -> Wanted | None:
         if key.startswith(KEYRING):
             return await self._keyring.wanted(key)
+        if key.startswith(CONTENT):
+            return await self._contents.wanted_again(key)
         if key.startswith(ERASED):
             return self._keyring.wanted_statement(key)
         if key in NOTES:

@@ -5,18 +5,25 @@ A check returns what it saw, in words, or raises: `CheckFailed`, or whatever err
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import zip_longest
 
 from ledger.capture.exporter import rebuild_editions, registers
 from ledger.capture.importer import CLEAR
+from ledger.content.references import ContentAudit
 from ledger.core.acts import acts_source
+from ledger.core.chunks import ContentKeys
 from ledger.core.event import Event
+from ledger.core.packs import open_table
 from ledger.errors import CheckFailed, Tampered
+from ledger.keyring.content import announced_content_key
+from ledger.keyring.data import DataKeys
+from ledger.keyring.erasures import read_erasures
 from ledger.protocols import Clock
 from ledger.reader import Reader
 from ledger.sealing import Opener
 from ledger.sequencer import Sequencer
-from ledger.store.base import EntryStore
+from ledger.store.base import EntryStore, ObjectStore
 
 PAGE_ROWS = 2_000
 
@@ -60,6 +67,33 @@ async def check_sealed(restored: Reader, opener: Opener) -> str:
     return f"{opened} sealed entries opened with the site's keys{gone}"
 
 
+async def check_content(copy: ObjectStore, restored: EntryStore, keys: DataKeys | None, origin: str) -> str:
+    """Every pack that the restored entries refer to is at the site, whole, and opens with the secret the site holds.
+
+    What refers to it may be erased instead.
+
+    Raises:
+        Tampered: one is missing, damaged, or another ledger's; names it, and the entry.
+        InvalidRequest, Unavailable: the content secret cannot be had.
+        CheckFailed: the log announces no content secret.
+    """
+    keyid = await announced_content_key(restored, origin)
+    secret = None if keyid is None or keys is None else ContentKeys.derive(await keys.get(keyid))
+
+    def opened(pack: bytes) -> None:
+        if secret is not None:
+            open_table(secret, pack)
+
+    audit, size = ContentAudit(copy, opened=opened), (await restored.head()).size
+    for start in range(0, size, PAGE_ROWS):
+        page = await restored.read(start, min(PAGE_ROWS, size - start))
+        await audit.take(start, [stored.entry for stored in page])
+    audit.check((await read_erasures(restored)).erased)
+    if audit.packs and secret is None:
+        raise CheckFailed("there is content, and no secret that opens it", hint="look what the keyring holds")
+    return f"{audit.packs} packs of content are there, whole, and open with the site's secret"
+
+
 async def check_registers(restored: Reader, opener: Opener = CLEAR) -> str:
     """Every edition of every register is rebuilt to its recorded digest, but those that hold erased records.
 
@@ -86,6 +120,14 @@ async def check_writable(restored: EntryStore, clock: Clock, origin: str) -> str
     if places[0].index != size or (await restored.head()).size != size + 1:
         raise CheckFailed(f"a new entry was recorded at {places[0].index}, not at {size}")
     return f"a new entry was recorded at index {size}"
+
+
+def check_compared(compared: Mapping[str, int]) -> str:
+    """A restore has compared something with what was captured. Raises CheckFailed: it was not held against anything."""
+    held = ", ".join(f"{count:,} {what}" for what, count in compared.items() if count)
+    if not held:
+        raise CheckFailed("nothing of what was restored was compared with what was captured")
+    return f"the same as captured: {held}"
 
 
 def check_limit(name: str, measured_s: float, limit_s: float) -> str:

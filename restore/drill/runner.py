@@ -15,7 +15,14 @@ from ledger.sealing import Opener
 from ledger.store.base import EntryStore
 from ledger.store.memory import MemoryObjectStore
 from ledger.tasks import Report
-from restore.drill.checks import check_identical, check_limit, check_registers, check_sealed, check_writable
+from restore.drill.checks import (
+    check_content,
+    check_identical,
+    check_limit,
+    check_registers,
+    check_sealed,
+    check_writable,
+)
 from restore.drill.plan import DrillPlan
 from restore.drill.report import CheckResult, DrillReport
 from restore.fetch import SiteCopy, open_site
@@ -63,6 +70,7 @@ async def run_drill(
         return await check_registers(reader, await Opener.of(scratch, keys))
 
     await _run(results, "sealed", _if(done, sealed))
+    await _run(results, "content", _if(done, lambda: check_content(plan.site.objects, scratch, keys, plan.origin)))
     await _run(results, "registers", _if(done, registers))
     await _run(results, "writable", _if(done, lambda: check_writable(scratch, clock, plan.origin)))
     finished = clock.now()

@@ -1,7 +1,7 @@
 """`make bench`: every benchmark pairs us with a limit in the same run and prints the ratio. Never a test.
 
-python -m tests.bench [append|merkle|restore|memory|audit|postgres|latency|sites|policies|catchup|day|content] ...
-    [--entries N] [--rounds N] [--seconds N]
+python -m tests.bench [append|merkle|restore|memory|audit|postgres|latency|sites|policies|catchup|day|content|cdc
+    |files|physical] ... [--entries N] [--rounds N] [--seconds N]
 """
 
 from __future__ import annotations
@@ -15,7 +15,22 @@ from pathlib import Path
 import uvloop
 
 from cli.system import calm_collector
-from tests.bench import append, audit, catchup, content, day, latency, merkle, policies, postgres, restore, sites
+from tests.bench import (
+    append,
+    audit,
+    catchup,
+    cdc,
+    content,
+    day,
+    files,
+    latency,
+    merkle,
+    physical,
+    policies,
+    postgres,
+    restore,
+    sites,
+)
 
 BENCHES = {
     "append": append.run,
@@ -30,6 +45,9 @@ BENCHES = {
     "catchup": catchup.run,
     "day": day.run,
     "content": content.run,
+    "cdc": cdc.run,
+    "files": files.run,
+    "physical": physical.run,
 }
 
 
@@ -40,7 +58,8 @@ def main() -> None:
         "--entries",
         type=int,
         default=0,
-        help="entries of memory, audit (default 1,000,000), sites, catchup (100,000); seconds of day; files of content",
+        help="entries of memory, audit (default 1,000,000), sites, catchup (100,000); seconds of day; files of content "
+        "and files; scale of cdc",
     )
     parser.add_argument("--seconds", type=int, default=60, help="of each run of latency and policies")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is printed")

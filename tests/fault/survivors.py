@@ -16,7 +16,7 @@ from ledger.core.note import verify_signature
 from ledger.errors import ObjectMissing
 from ledger.store.base import ObjectStore
 from ledger.verify import verify_copy, verify_growth
-from replication.mirror import COSIGNED
+from replication.memory import COSIGNED
 from restore.fetch import open_site
 from tests.fault import worker
 

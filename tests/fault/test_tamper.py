@@ -15,7 +15,7 @@ from ledger.keyring import check_keyring
 from ledger.reader import Reader
 from ledger.store.base import ObjectStore
 from ledger.store.memory import MemoryEntryStore
-from replication.mirror import COSIGNED
+from replication.memory import COSIGNED
 from restore.fetch import Newer, SiteCopy, open_site, verify_site
 from restore.rebuild.ledger import rebuild
 from tests.support.replicas import FAR, NEAR, Replicas

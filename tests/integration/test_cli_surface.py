@@ -16,6 +16,15 @@ from tests.support.cli import COMMAND, EDITIONS, SOURCE, Jinshi, events, import_
 COMMANDS = (
     "init",
     "classify",
+    "asset add",
+    "asset add-host",
+    "asset list",
+    "asset show",
+    "asset amend",
+    "asset pause",
+    "asset resume",
+    "asset retire",
+    "doctor",
     "import",
     "append",
     "log",
@@ -25,6 +34,11 @@ COMMANDS = (
     "index build",
     "index status",
     "index drop",
+    "browse",
+    "cat",
+    "rows",
+    "content status",
+    "content collect",
     "prove",
     "verify",
     "site add",
@@ -47,6 +61,10 @@ COMMANDS = (
     "scrub",
     "status",
     "drill run",
+    "capture",
+    "mark",
+    "restore asset",
+    "restore group",
     "restore ledger",
     "restore predecessor",
 )
@@ -66,7 +84,7 @@ def test_the_help_lists_every_command(tmp_path: Path) -> None:
     assert {command.split()[0] for command in COMMANDS} <= listed
 
 
-@pytest.mark.parametrize("arguments", [[], ["site"], ["media"], ["drill"], ["restore"]])
+@pytest.mark.parametrize("arguments", [[], ["asset"], ["site"], ["media"], ["drill"], ["restore"]])
 def test_a_group_alone_shows_its_help_and_is_a_usage_error(arguments: list[str], tmp_path: Path) -> None:
     assert "Usage" in Jinshi(tmp_path)(*arguments, code=2).out
 

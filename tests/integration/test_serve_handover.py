@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.serving.handover import SOCKET
+from cli.serving.messages import SOCKET
 from ledger.files import hold_lock
 from ledger.http.receive import STRUCTURED
 from tests.support.cli import Jinshi, contents, events, ledger_in

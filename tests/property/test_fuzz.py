@@ -84,6 +84,8 @@ from replication.site import (
     parse_description,
     parse_pending,
 )
+from tests.support.asset_parsers import ASSET_PARSERS
+from tests.support.cluster_parsers import CLUSTER_PARSERS
 from tests.support.content_parsers import CONTENT_PARSERS
 from tests.support.examples import (
     ORIGIN,
@@ -110,7 +112,10 @@ from tests.support.examples import (
     site_receipt_examples,
     vkey_examples,
 )
+from tests.support.files_parsers import FILES_PARSERS
+from tests.support.grade_parsers import GRADE_PARSERS
 from tests.support.ledgers import LogSigner, MirrorCosigner, log_signer
+from tests.support.postgres_parsers import POSTGRES_PARSERS
 from tests.support.strategies import mutations
 
 HANG_S = 60
@@ -784,7 +789,10 @@ PARSERS: dict[str, Parser] = {
     ),
 }
 
-PARSERS |= {name: Parser(*rest) for name, *rest in CONTENT_PARSERS}
+PARSERS |= {name: Parser(*rest) for name, *rest in (*CONTENT_PARSERS, *ASSET_PARSERS, *GRADE_PARSERS)}
+PARSERS |= {name: Parser(*rest) for name, *rest in CLUSTER_PARSERS}
+PARSERS |= {name: Parser(*rest) for name, *rest in POSTGRES_PARSERS}
+PARSERS |= {name: Parser(*rest) for name, *rest in FILES_PARSERS}
 
 
 # -- the tests --------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from ledger.core.classification import DEFAULT, Label
 from ledger.errors import JinshiError
 from ledger.store.memory import MemoryEntryStore
 from replication.follower import Follower
+from replication.memory import MirrorMemory
 from replication.mirror import Mirror
 from tests.support.simulation import ACKNOWLEDGED, REFUSED, WITNESSED, Simulation
 from tests.support.weather import (
@@ -97,7 +98,7 @@ SABOTAGE = {
     "forgets what it cosigned": "check_place",
     "ships no keys": "keyring/",
     "ignores the epoch": "shipped to",
-    "waits for one site, whatever the policy": "was acknowledged by",
+    "waits for no site, whatever the policy": "was acknowledged by",
     "lets two epochs write": "CompareFailed",  # what is left then is the size, and that is no answer for a producer
 }
 """What is broken, and how the runs must notice it: a check by its name, or what it says."""
@@ -123,10 +124,10 @@ def sabotage(what: str, patch: pytest.MonkeyPatch) -> None:
             patch.setattr(Mirror, "_verify", unread)
         case "forgets what it cosigned":
 
-            async def nothing(self: Mirror) -> tuple[None, None]:
+            async def nothing(self: MirrorMemory) -> tuple[None, None]:
                 return None, None
 
-            patch.setattr(Mirror, "_remembered", nothing)
+            patch.setattr(MirrorMemory, "cosigned", nothing)
         case "ships no keys":
 
             async def unshipped(*_: Any) -> None:
@@ -136,8 +137,8 @@ def sabotage(what: str, patch: pytest.MonkeyPatch) -> None:
             patch.setattr(Follower, "_ship_named_keys", unshipped)
         case "ignores the epoch":
             patch.setattr(Follower, "_check_epoch", lambda self, pending: None)
-        case "waits for one site, whatever the policy":
-            patch.setattr(AckPolicy, "covered", lambda self, sites: max(size for _, size in sites))
+        case "waits for no site, whatever the policy":
+            patch.setattr(AckPolicy, "covered", lambda self, sites: 2**53)
         case _:
             patch.setattr(MemoryEntryStore, "_check_epoch", lambda self, epoch: None)
 

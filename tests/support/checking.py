@@ -14,7 +14,7 @@ from ledger.core.tiles import ENTRIES, tiles_of
 from ledger.sequencer import Recorded, row_of
 from ledger.store.base import EntryStore, ObjectStore
 from ledger.store.memory import MemoryEntryStore
-from replication.mirror import COSIGNED
+from replication.memory import COSIGNED
 from restore.fetch import verify_site
 from restore.rebuild.ledger import rebuild
 from tests.support.replicas import Replicas

@@ -14,12 +14,16 @@ from ledger.content import (
     ContentLimits,
     ContentReader,
     ContentWriter,
+    Lease,
     Leases,
     synchronise,
 )
 from ledger.core.chunks import ContentKeys
-from ledger.core.manifest import Manifest
+from ledger.core.event import Event
+from ledger.core.manifest import Dataref, Manifest, parse_dataref
 from ledger.store.base import ObjectStore
+from tests.support.ledgers import append
+from tests.support.replicas import Replicas
 
 SECRET = bytes(range(32))
 KEYS = ContentKeys.derive(SECRET)
@@ -67,6 +71,21 @@ async def reader(objects: ObjectStore) -> ContentReader:
 async def read(objects: ObjectStore, manifest: Manifest) -> bytes:
     """The whole content."""
     return b"".join([part async for part in (await reader(objects)).read(manifest)])
+
+
+async def refer(replicas: Replicas, data: bytes, *, keyid: str | None = None, limits: ContentLimits = SMALL) -> Dataref:
+    """One more entry of a ledger in memory, which refers to that content, published."""
+    async with writing(replicas.published, limits=limits) as writer:
+        content = await writer.add(io.BytesIO(data))
+        await writer.flush()
+        text = await writer.dataref(content)
+        size = (await replicas.store.head()).size
+        event = Event(id=f"c{size}", source="urn:files", type="t.v1", data=b"{}", dataref=text, keyid=keyid)
+        _, replicas.epoch = await append(replicas.store, [event], replicas.clock, lease=Lease())
+    await replicas.publish()
+    dataref = parse_dataref(text or "")
+    assert dataref is not None
+    return dataref
 
 
 async def keys_under(objects: ObjectStore, prefix: str) -> list[str]:

@@ -24,6 +24,7 @@ from ledger.core.manifest import (
 )
 from ledger.core.packs import Blob, PackTable, decode_table, decode_tables, encode_table, open_segment, open_table
 from ledger.errors import Malformed, Tampered
+from replication.collect import Unneeded, format_unneeded, parse_unneeded
 from tests.support.content import KEYS
 
 NONCE = bytes(12)
@@ -61,6 +62,10 @@ def _tables(data: bytes) -> None:
 
 def _condemned(data: bytes) -> None:
     assert format_condemned(parse_condemned(data)) == data
+
+
+def _unneeded(data: bytes) -> None:
+    assert format_unneeded(parse_unneeded(data)) == data
 
 
 def _pack(data: bytes) -> None:
@@ -180,5 +185,13 @@ CONTENT_PARSERS: list[Row] = [
         (Malformed,),
         lambda: [format_condemned(Condemned(7, frozenset([b"1" * 32]), frozenset([b"2" * 32])))],
         "ledger.content.leases.parse_condemned",
+    ),
+    (
+        "parse_unneeded",
+        "its bytes are those parsed",
+        _unneeded,
+        (Malformed,),
+        lambda: [format_unneeded(Unneeded(7, {b"1" * 32: 1_800_000_000, b"2" * 32: 0}))],
+        "replication.collect.parse_unneeded",
     ),
 ]

@@ -7,7 +7,7 @@ import json
 from ledger.core.checkpoint import CHECKPOINT
 from ledger.errors import ObjectMissing
 from ledger.store.base import ObjectStore
-from replication.mirror import GARBAGE
+from replication.memory import GARBAGE
 from replication.site import PENDING
 from restore.fetch import verify_site
 from tests.support.ledgers import contents

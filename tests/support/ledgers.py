@@ -6,6 +6,7 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
+from ledger.content import Lease
 from ledger.core.event import Event
 from ledger.core.note import SignatureType, VerifierKey
 from ledger.sequencer import Recorded, Sequencer
@@ -51,12 +52,14 @@ def event(number: int, *, source: str = "urn:test", size: int = 0) -> Event:
     )
 
 
-async def append(store: EntryStore, events: list[Event], clock: FixedClock | None = None) -> tuple[list[Recorded], int]:
+async def append(
+    store: EntryStore, events: list[Event], clock: FixedClock | None = None, *, lease: Lease | None = None
+) -> tuple[list[Recorded], int]:
     """Record events as a writer of its own; returns their places and the epoch."""
     places: list[Recorded] = []
     async with Sequencer(store, clock or FixedClock()) as sequencer:
         for first in range(0, len(events), 4096):
-            places += await sequencer.append(events[first : first + 4096], actor=ACTOR)
+            places += await sequencer.append(events[first : first + 4096], actor=ACTOR, lease=lease)
         return places, sequencer.epoch
 
 

@@ -79,6 +79,13 @@ class OpenBao:
     def enable_transit(self, mount: str = "transit") -> None:
         self._ask("POST", f"sys/mounts/{mount}", {"type": "transit"})
 
+    def enable_secrets(self, mount: str = "secret") -> None:
+        """A key-value engine, version 2."""
+        self._ask("POST", f"sys/mounts/{mount}", {"type": "kv", "options": {"version": "2"}})
+
+    def put_secret(self, path: str, values: dict[str, str], mount: str = "secret") -> None:
+        self._ask("POST", f"{mount}/data/{path}", {"data": values})
+
     def limited_token(self, key: str, mount: str = "transit") -> str:
         """A token that may wrap and unwrap with one key, and nothing else."""
         paths = [f'path "{mount}/{act}/{key}" {{ capabilities = ["update"] }}' for act in ("encrypt", "decrypt")]

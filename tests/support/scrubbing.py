@@ -14,7 +14,7 @@ from ledger.store.base import ObjectStore
 from ledger.store.directory import DirectoryStore
 from ledger.store.memory import MemoryObjectStore
 from replication.heal import Evidence
-from replication.mirror import COSIGNED
+from replication.memory import COSIGNED
 from replication.scrub import Pace, Scrubber, ScrubReport, Surroundings
 from replication.scrub.keyring import KnownErased
 from replication.site import Site

@@ -25,7 +25,7 @@ from ledger.core.event import Event
 from ledger.errors import InvalidRequest
 from ledger.store.memory import MemoryEntryStore, MemoryObjectStore
 from replication.follower import Follower
-from replication.mirror import COSIGNED, EPOCH, LABEL
+from replication.memory import COSIGNED, EPOCH, LABEL
 from replication.site import SITE, describe_anew, read_description
 from tests.support.ledgers import append, contents, event
 from tests.support.replicas import FAR, NEAR, Replicas, overwrite

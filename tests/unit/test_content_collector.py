@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from ledger.content import CONDEMNED, ChunkIndex, Collected, Collector, Leases, referenced_packs
+from ledger.content import CONDEMNED, ChunkIndex, Collected, Collector, Lease, Leases, referenced_packs
 from ledger.content.collector import drop_empty_segments
 from ledger.core.event import Event
 from ledger.core.manifest import INDEX, LISTS, PACKS, parse_dataref
@@ -34,7 +34,8 @@ class Captured:
 
     async def refer(self, dataref: str | None) -> None:
         size = (await self.entries.head()).size
-        await append(self.entries, [Event(id=f"e{size}", source="urn:s", type="t.v1", data=b"{}", dataref=dataref)])
+        event = Event(id=f"e{size}", source="urn:s", type="t.v1", data=b"{}", dataref=dataref)
+        await append(self.entries, [event], lease=Lease())
 
     async def capture(self, data: bytes) -> list[bytes]:
         async with writing(self.objects, index=self.index, leases=self.leases) as writer:

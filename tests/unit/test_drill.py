@@ -25,7 +25,7 @@ from restore.drill.runner import run_drill
 from tests.support.ledgers import FixedClock, append
 from tests.support.replicas import FAR, NEAR, ORIGIN, Replicas, overwrite
 
-EVERYTHING = ["restore", "identical", "sealed", "registers", "writable", "RPO", "RTO"]
+EVERYTHING = ["restore", "identical", "sealed", "content", "registers", "writable", "RPO", "RTO"]
 
 
 async def began() -> Replicas:

@@ -13,7 +13,7 @@ from ledger.errors import Forked, InvalidRequest, RolledBack, Tampered, Untruste
 from ledger.keyring import KEYRING
 from ledger.reader import Reader
 from ledger.store.memory import MemoryObjectStore
-from replication.mirror import COSIGNED
+from replication.memory import COSIGNED
 from replication.site import PENDING, SITE
 from restore.fetch import Newer, open_site, verify_site
 from tests.support.ledgers import append, contents, log_signer

@@ -15,7 +15,7 @@ from ledger.store.directory import DirectoryStore
 from ledger.store.faulty import FaultyObjectStore, Outcome
 from ledger.store.memory import MemoryObjectStore
 from replication import heal
-from replication.mirror import EPOCH, FORKS, GARBAGE
+from replication.memory import EPOCH, FORKS, GARBAGE
 from replication.site import PENDING, Pending, Site, format_pending, read_pending
 from restore.fetch import verify_site
 from tests.support.garbling import NOISE, assert_mended, garble, kept_aside

@@ -9,6 +9,7 @@ import json
 import httpx
 import pytest
 
+from ledger.assets import asset_source
 from ledger.core.acts import acts_source
 from ledger.core.entry import decode_entry
 from ledger.core.note import parse_vkey
@@ -154,6 +155,7 @@ async def test_a_receipt_of_an_unknown_kind_is_refused_before_anything_is_record
 async def test_acts_of_the_ledger_itself_are_not_taken_from_producers() -> None:
     async with served() as ledger:
         refused(await ledger.post(structured("1", source=acts_source(ORIGIN))), 422, "unmet")
+        refused(await ledger.post(structured("1", source=asset_source("cases"))), 422, "unmet")
         assert await recorded(ledger) == []
 
 

@@ -11,6 +11,7 @@ import pytest
 from ledger.classification import NotPermitted, classified
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint
 from ledger.core.classification import Label
+from ledger.core.manifest import PACKS, pack_key
 from ledger.core.note import Note, NoteSignature, format_note, parse_note
 from ledger.core.tiles import ENTRIES, Tile, decode_bundle, encode_bundle
 from ledger.errors import (
@@ -46,8 +47,10 @@ from replication.media.medium import (
 )
 from replication.media.receipt import SiteReceipt, make_receipt, open_receipt, parse_site_receipt
 from replication.site import PENDING, parse_pending, read_cosigned
+from tests.support.content import keys_under, noise, refer
 from tests.support.ledgers import append, contents, log_signer, mirror_cosigner
 from tests.support.replicas import FAR, NEAR, ORIGIN, Replicas, overwrite, signed
+from tests.support.scrubbing import put
 from tests.support.sealing import SealedLedger
 
 CREATED = "2026-11-24T00:00:00.000000Z"
@@ -375,6 +378,8 @@ async def test_a_checkpoint_that_the_log_did_not_sign_is_refused() -> None:
         "tile/0/../../x",
         "tile/0/000.p/256",
         "content/packs/1",
+        f"content/index/{'0' * 64}",
+        "content/condemned",
         "",
     ],
 )
@@ -430,6 +435,37 @@ async def test_a_part_of_another_cut_of_the_same_increment_fits_as_well() -> Non
     for part in coarse[:-1]:
         await take(replicas, part)
     assert (await take(replicas, fine[-1])).size == 2_000
+
+
+async def test_media_carry_the_content_that_their_entries_refer_to_and_none_that_the_site_has() -> None:
+    replicas = await begun(300)
+    data = noise(1, 300_000)
+    old = await refer(replicas, data)
+    parts = await export(replicas, bytes_max=200_000)
+    assert len(parts) > 2
+    assert [(await take(replicas, part)).size for part in parts] == [0] * (len(parts) - 1) + [301]
+    new = await refer(replicas, data + b"more")
+    (medium,) = await export(replicas, base=301)
+    there = {key.rpartition("/")[2] for key in await contents(medium) if "/content/" in key}
+    assert there == {pack.hex() for pack in set(new.packs) - set(old.packs)}
+    assert there
+    assert (await take(replicas, medium)).size == 302
+    assert await keys_under(replicas.places[NEAR].objects, PACKS) == await keys_under(replicas.published, PACKS)
+
+
+async def test_a_medium_without_some_of_the_content_is_not_cosigned_nor_is_a_damaged_pack_taken() -> None:
+    replicas = await begun(3)
+    (pack, *_) = (await refer(replicas, noise(2, 100_000))).packs
+    prefix = origin_prefix(replicas.origin)
+    (medium,) = await export(replicas)
+    kept = (await medium.get(prefix + pack_key(pack))).data
+    await put(medium, prefix + pack_key(pack), kept[:-1] + b"?")
+    with pytest.raises(Tampered, match=pack.hex()):
+        await take(replicas, medium)
+    await put(replicas.published, pack_key(pack), None)
+    with pytest.raises(Tampered, match=f"{pack.hex()} is missing: entry 3 refers to it"):
+        await export(replicas)
+    assert not await keys_under(replicas.places[NEAR].objects, PACKS)
 
 
 # -- receipts ---------------------------------------------------------------------------------------------------------

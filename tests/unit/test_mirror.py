@@ -14,7 +14,7 @@ from ledger.keyring import KEYRING, keyring_object
 from ledger.store.base import ObjectStore
 from ledger.store.faulty import FaultyObjectStore, Outcome
 from ledger.store.memory import MemoryObjectStore
-from replication.mirror import COSIGNED, EPOCH, FORKS, LABEL
+from replication.memory import COSIGNED, EPOCH, FORKS, LABEL
 from replication.site import PENDING
 from restore.fetch import verify_site
 from tests.support.ledgers import append, contents, event

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +13,9 @@ import httpx
 import pytest
 
 from ledger.core.checkpoint import OpenedCheckpoint, parse_checkpoint
+from ledger.core.entry import Entry, encode_entry
+from ledger.core.event import Event
+from ledger.core.manifest import Dataref, pack_key
 from ledger.core.note import parse_vkey
 from ledger.errors import Forked
 from ledger.store.base import ObjectStore, Tag
@@ -20,7 +24,7 @@ from ledger.store.memory import MemoryObjectStore
 from ledger.verify import verify_copy
 from replication.http.common import Face, RoleLimits
 from replication.http.mirror import MirrorFace, make_mirror_app
-from replication.mirror import COSIGNED, FORKS
+from replication.memory import COSIGNED, FORKS
 from replication.quota import used_bytes
 from replication.role import MirrorKey, SiteRole
 from replication.site import Pending, Site, describe_anew, format_pending, init_site, read_description, read_pending
@@ -30,6 +34,7 @@ from tests.support.tlog import Log, add_checkpoint, cosigned_at, entries_of, mir
 
 ORIGIN = "example.com/behind-the-sofa"
 MIRROR = mirror_cosigner(f"{ORIGIN}/mirror/near")
+TIME = "2026-11-24T00:00:00.000000Z"
 ENTRIES_TYPE = {"content-type": "application/octet-stream"}
 
 
@@ -352,6 +357,21 @@ async def test_a_site_that_holds_other_bytes_stops_it_and_names_them() -> None:
         assert answer.status_code == 500
         assert "tile/entries/001" in answer.text
         assert await mirror.size() == 0
+
+
+async def test_an_upload_waits_for_the_content_that_its_entries_refer_to() -> None:
+    pack = b"a pack"
+    dataref = str(Dataref((hashlib.sha256(pack).digest(),)))
+    event = Event(id="f", source="urn:files", type="t.v1", subject="f", time=TIME, data=b"{}", dataref=dataref)
+    source = Log(ORIGIN, [b"one", encode_entry(Entry(event, 1, TIME, "local:test")), b"three"])
+    async with fed() as mirror:
+        answer = await mirror.follow(source, 3)
+        assert answer.status_code == 500
+        assert f"entry 1 refers to {pack_key(hashlib.sha256(pack).digest())}" in answer.text
+        assert await mirror.size() == 0
+        await mirror.objects.put_immutable(pack_key(hashlib.sha256(pack).digest()), pack)
+        assert (await mirror.follow(source, 3)).status_code == 200
+        await check_mirrored(mirror, source, 3)
 
 
 async def test_uploads_are_bounded_in_number_and_in_time() -> None:

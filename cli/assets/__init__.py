@@ -1,0 +1,1 @@
+"""What commands and the server do with assets: registering them, and finding what is not protected."""

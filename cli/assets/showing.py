@@ -1,0 +1,82 @@
+"""Assets as commands show them: how each is registered, and its last consistent point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cli.display import render
+from cli.session import Session
+from cli.wiring.ledgers import OpenLedger, open_ledger
+from ledger.assets import Asset, Assets, read_assets
+from ledger.core.acknowledgement import AckPolicy
+from ledger.core.entry import decode_entry
+from ledger.kinds import KINDS
+from ledger.sources import read_sources
+from ledger.store.base import Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One asset; `sealed` is the index of its last sealing entry and when that was recorded, None: there is none."""
+
+    asset: Asset
+    ack: AckPolicy
+    sealed: tuple[int, str] | None
+
+    @property
+    def last_point(self) -> str:
+        """For people."""
+        if self.asset.kind in KINDS and not KINDS[self.asset.kind].sealing:
+            return "every event"
+        return "none yet" if self.sealed is None else f"{render.moment(self.sealed[1])} (entry {self.sealed[0]})"
+
+    @property
+    def state(self) -> str:
+        """In a word or two."""
+        if self.asset.retired:
+            return "retired"
+        words = ["paused"] if self.asset.paused else []
+        words += ["degraded"] if self.asset.problems else []
+        return ", ".join([*words, *(["gap accepted"] if self.asset.gaps else [])]) or "active"
+
+    @property
+    def json(self) -> dict[str, object]:
+        sealed = None if self.sealed is None else {"index": self.sealed[0], "recorded": self.sealed[1]}
+        return {
+            **self.asset.to_json(),
+            "ack": str(self.ack),
+            "paused": self.asset.paused,
+            "retired": self.asset.retired,
+            "problems": list(self.asset.problems),
+            "last_point": sealed,
+        }
+
+
+async def shown_assets(
+    session: Session, *, name: str | None = None, group: str | None = None, retired: bool = False
+) -> list[Shown]:
+    """The asset of that name, or those of that group, or all. Raises InvalidRequest."""
+    async with open_ledger(session.ledger, session.environment) as ledger:
+        assets = await read_assets(ledger.searched)
+        sources = await read_sources(ledger.store)
+        chosen = _chosen(assets, name, group, retired=retired)
+        return [Shown(one, sources.ack_of(one.sources[-1]), await _sealed(ledger, one)) for one in chosen]
+
+
+def _chosen(assets: Assets, name: str | None, group: str | None, *, retired: bool) -> list[Asset]:
+    if name is not None:
+        found = assets.find(name)
+        return [found if found is not None else assets.get(name)]
+    if group is not None:
+        return assets.group(group)
+    return assets.all() if retired else assets.active()
+
+
+async def _sealed(ledger: OpenLedger, asset: Asset) -> tuple[int, str] | None:
+    sealing = KINDS[asset.kind].sealing if asset.kind in KINDS else ""
+    if not sealing:
+        return None
+    what = Selection(source=asset.source, type=sealing, newest_first=True)
+    for stored in await ledger.searched.select(what, limit=1):
+        return stored.index, decode_entry(stored.entry).recordedtime
+    return None

@@ -1,0 +1,131 @@
+"""What the log and the sites say of the assets, again and again: only what was recorded since is looked through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cli.assets.coverage import AssetFacts, DrillFacts, Finding, SiteFacts, findings
+from ledger.asset_lag import AssetLagMeter
+from ledger.assets import Asset, Registry
+from ledger.core.acts import DRILLED, acts_source
+from ledger.core.entry import Entry, decode_entry
+from ledger.core.event import Event, event_time_us
+from ledger.errors import Malformed
+from ledger.grades import grade_of
+from ledger.kinds import CHECKED, KINDS
+from ledger.protocols import Clock
+from ledger.sources import Sources
+from ledger.store.base import EntryStore, Selection
+from restore.drill.report import drill_subject
+
+
+class Watch:
+    """Looks after the assets of one ledger. For one event loop. `grace_s`: as `findings` has it."""
+
+    def __init__(
+        self,
+        entries: EntryStore,
+        origin: str,
+        clock: Clock,
+        registry: Registry,
+        lag: AssetLagMeter,
+        *,
+        grace_s: float = 0.0,
+    ) -> None:
+        self._entries = entries
+        self._origin = origin
+        self._clock = clock
+        self._registry = registry
+        self._lag = lag
+        self._grace_s = grace_s
+        self._newest: dict[Selection, _Newest] = {}
+        self._since: dict[tuple[str, int], int] = {}
+
+    async def look(self, sites: Sequence[SiteFacts], sources: Sources) -> list[tuple[Asset, list[Finding]]]:
+        """Every active asset with what is found of it. Raises StoreUnavailable."""
+        assets = (await self._registry.assets()).active()
+        if not assets:
+            return []
+        lags = await self._lag.of(assets, {site.size for site in sites})
+        head = (await self._entries.head()).size
+        drills = [drill for site in sites if (drill := await self._drill(site.name, head)) is not None]
+        now_us = round(self._clock.now().timestamp() * 1_000_000)
+        found: list[tuple[Asset, list[Finding]]] = []
+        for asset in assets:
+            sealed, seen = await self._seen(asset, head)
+            facts = AssetFacts(
+                asset,
+                [sources.ack_of(source) for source in asset.sources],
+                None if sealed is None else sealed.index,
+                None if seen is None else event_time_us(seen.entry.recordedtime),
+                {site.name: lags[site.size, asset.name] for site in sites},
+                await self._drills(asset, sites, head),
+            )
+            grade = grade_of(asset.grade)
+            found.append((asset, findings(facts, grade, sites, drills, now_us, grace_s=self._grace_s)))
+        return found
+
+    async def _seen(self, asset: Asset, head: int) -> tuple[_Found | None, _Found | None]:
+        """Its last sealing entry, and its last sign of life."""
+        sealing = KINDS[asset.kind].sealing if asset.kind in KINDS else ""
+        if not sealing:
+            return None, None
+        since = asset.name, asset.since_us
+        if since not in self._since:  # nothing before it was added is searched, or counts
+            self._since[since] = await self._entries.size_at(asset.since_us - 1)
+        sealed = await self._last(asset.source, sealing, head, start=self._since[since])
+        if sealed is None:
+            return None, None
+        # A heartbeat before the sealing entry says nothing any more, so that the search for one is short.
+        return sealed, await self._last(asset.source, CHECKED, head, start=sealed.index + 1) or sealed
+
+    async def _drills(self, asset: Asset, sites: Sequence[SiteFacts], head: int) -> list[DrillFacts]:
+        """The last drill of the asset from each site; those of a retired asset of its name do not count."""
+        last = [await self._drill(drill_subject(site.name, asset.name), head) for site in sites]
+        return [drill for drill in last if drill is not None and drill.finished_us >= asset.since_us]
+
+    async def _drill(self, subject: str, head: int) -> DrillFacts | None:
+        """The last drill of that subject: a site's name, or that of an asset from there (restore/drill/report.py)."""
+        last = await self._last(acts_source(self._origin), DRILLED, head, subject=subject)
+        return None if last is None else drill_of(last.entry.event, event_time_us(last.entry.recordedtime))
+
+    async def _last(
+        self, source: str, type_: str, head: int, *, start: int = 0, subject: str | None = None
+    ) -> _Found | None:
+        """The last entry of a source of that type from `start` on."""
+        key = Selection(source=source, type=type_, subject=subject)
+        known = self._newest.get(key) or _Newest(0, None)
+        what = Selection(max(start, known.looked), head, source=source, type=type_, subject=subject, newest_first=True)
+        found = known.found
+        if what.start < head:
+            for stored in await self._entries.select(what, limit=1):
+                found = _Found(stored.index, decode_entry(stored.entry))
+        self._newest[key] = _Newest(head, found)
+        return found if found is not None and found.index >= start else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    index: int
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    """The last entry of a kind among the first `looked`."""
+
+    looked: int
+    found: _Found | None
+
+
+def drill_of(event: Event, finished_us: int) -> DrillFacts | None:
+    """What a `drill.completed.v1` says; None: it cannot be read."""
+    try:
+        data = event.json_data
+    except Malformed:
+        return None
+    match data:
+        case {"site": str(site), "passed": bool(passed), "rto_ms": int(rto_ms)}:
+            return DrillFacts(site, finished_us, passed, rto_ms)
+    return None

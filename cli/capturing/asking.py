@@ -1,0 +1,145 @@
+"""Captures and marks for a command: in its own process, or in that of the server which holds the ledger's lock.
+
+They always run in the process that appends (docs/adr/0017): what content may be removed is known there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from pathlib import Path
+from typing import Protocol
+
+from cli.capturing.captures import Captures, Marked
+from cli.config import Environment
+from cli.serving.handover import Link, link_to
+from cli.serving.messages import Message
+from cli.serving.taking import Asked
+from cli.sites.acknowledging import Ack, Writing
+from cli.wiring.ledgers import WritableLedger, open_for_writing
+from ledger.acknowledging import ACK_TIMEOUT_S
+from ledger.assets import Mark
+from ledger.capture.base import Captured
+from ledger.errors import InvalidRequest, LockHeld
+from ledger.tasks import Report
+
+
+class Asking(Protocol):
+    """What `jinshi capture` and `jinshi mark` ask."""
+
+    async def capture(self, name: str, report: Report) -> Captured:
+        """As `Captures.capture`; what was recorded is published on return."""
+        ...
+
+    async def mark(self, name: str, group: str, actor: str, report: Report) -> Marked:
+        """As `Captures.mark`; likewise."""
+        ...
+
+    async def watch(self, name: str) -> None:
+        """Capture an asset until it is cancelled. Raises LockHeld: a server does that already."""
+        ...
+
+
+@asynccontextmanager
+async def open_to_capture(root: Path, environment: Environment, passphrase: str) -> AsyncIterator[Asking]:
+    """The ledger, to capture into; while `jinshi serve` is its writer, through it.
+
+    Raises:
+        LockHeld: another process is writing it that takes nothing.
+        InvalidRequest: it is no ledger, or the passphrase is wrong.
+    """
+    async with AsyncExitStack() as stack:
+        asking: Asking
+        try:
+            writable = await stack.enter_async_context(open_for_writing(root, environment, passphrase))
+            asking = stack.enter_context(closing(_Here(Writing(writable, passphrase), writable, passphrase)))
+        except LockHeld as held:
+            try:
+                asking = _There(await stack.enter_async_context(link_to(root)), root)
+            except OSError:
+                raise held from None
+        yield asking
+
+
+class _Here:
+    """This process is the ledger's writer."""
+
+    def __init__(self, writing: Writing, writable: WritableLedger, passphrase: str) -> None:
+        self._writing = writing
+        self._publishing = asyncio.Lock()
+        self._captures = Captures(writable, lambda: passphrase, self._acknowledge)
+
+    async def capture(self, name: str, report: Report) -> Captured:
+        try:
+            return await self._captures.capture(name, report)
+        finally:
+            await self._writing.publish()
+
+    async def mark(self, name: str, group: str, actor: str, report: Report) -> Marked:
+        try:
+            return await self._captures.mark(name, group, actor, report)
+        finally:
+            await self._writing.publish()
+
+    async def watch(self, name: str) -> None:
+        await self._captures.run(name)
+
+    def close(self) -> None:
+        """Release what the captures have shared."""
+        self._captures.close()
+
+    async def _acknowledge(self, index: int, sources: Collection[str]) -> None:
+        async with self._publishing:  # captures of a group come here side by side
+            await self._writing.acknowledge(index, sources, Ack(None, ACK_TIMEOUT_S))
+
+
+class _There:
+    """A server is, and does it."""
+
+    def __init__(self, link: Link, root: Path) -> None:
+        self._link = link
+        self._root = root
+
+    async def capture(self, name: str, report: Report) -> Captured:
+        answer = await self._link.ask({"do": "capture", "name": name}, report)
+        return Captured(answer["index"], answer["counts"], tuple(answer["problems"]), answer["repeated"])
+
+    async def mark(self, name: str, group: str, actor: str, report: Report) -> Marked:
+        answer = await self._link.ask({"do": "mark", "name": name, "group": group, "actor": actor}, report)
+        problems = {asset: tuple(lines) for asset, lines in answer["problems"].items()}
+        return Marked(Mark(name, answer["size"], answer["sealed"], group), answer["index"], problems)
+
+    async def watch(self, name: str) -> None:
+        raise LockHeld(
+            f"a server writes {self._root}, and captures run in it all the time",
+            hint=f"leave --watch out to have {name} captured now",
+        )
+
+
+def answering(captures: Captures, published: Callable[[], Awaitable[None]]) -> Asked:
+    """What a server answers to those questions, once everything it has committed is `published`."""
+
+    async def answer(message: Message, report: Report) -> Message:
+        match message:
+            case {"do": "capture", "name": str(name)}:
+                done = await captures.capture(name, report)
+                await published()
+                return {
+                    "index": done.index,
+                    "counts": dict(done.counts),
+                    "problems": list(done.problems),
+                    "repeated": done.repeated,
+                }
+            case {"do": "mark", "name": str(name), "group": str(group), "actor": str(actor)}:
+                marked = await captures.mark(name, group, actor, report)
+                await published()
+                return {
+                    "index": marked.index,
+                    "size": marked.mark.size,
+                    "sealed": dict(marked.mark.sealed),
+                    "problems": {asset: list(lines) for asset, lines in marked.problems.items()},
+                }
+        raise InvalidRequest("the server does not know what is asked of it", hint="use the same version of jinshi")
+
+    return answer

@@ -1,0 +1,99 @@
+"""What captures each kind of asset, and what brings it back; nothing is imported before it is used.
+
+Which options a kind takes is in ledger/kinds.py. A new kind is one function here and one line in `_KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ledger.capture.base import Capture, Rebuild, Subject
+from ledger.errors import InvalidRequest
+
+Secrets = Mapping[str, Callable[[], str]]
+"""By name, what looks up a secret of the asset, anew at each call; it blocks. Raises InvalidRequest, Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drivers:
+    """How one kind of asset (ledger/kinds.py) is captured and rebuilt.
+
+    `capture` is None where nothing is to be captured: its entries come by themselves.
+    `every_s`: how often it is captured where its options say nothing else; None: it watches for changes by itself.
+    `place`: what `--to` means, for people. `place_in`: where `restore group` puts it in its directory, `{}` being the
+    asset's name there; '': somewhere else, which has to be said. `sets`: what `--set` may say of a restore.
+    """
+
+    capture: Callable[[Subject, Secrets], Capture] | None
+    rebuild: Callable[[Secrets], Rebuild]
+    place: str
+    place_in: str = ""
+    sets: tuple[str, ...] = ()
+    every_s: int | None = None
+
+
+def drivers_of(kind: str) -> Drivers:
+    """Those of a kind. Raises InvalidRequest: this jinshi cannot capture it."""
+    if kind not in _KINDS:
+        raise InvalidRequest(
+            f"assets of kind {kind!r} cannot be captured by this jinshi", hint=f"it knows {', '.join(_KINDS)}"
+        )
+    return _KINDS[kind]()
+
+
+def _commands() -> Drivers:
+    from ledger.capture.commands import EVERY_S, CommandsCapture
+    from restore.rebuild.commands import CommandsRebuild
+
+    place = "what stands for {to} in the load command, or file:PATH for the dump itself"
+    return Drivers(CommandsCapture, CommandsRebuild, place, "file:{}.dump", every_s=EVERY_S, sets=("load", "timeout_s"))
+
+
+def _config() -> Drivers:
+    from ledger.capture.config import EVERY_S, ConfigCapture
+    from restore.rebuild.config import rebuild_config
+
+    return Drivers(ConfigCapture, lambda _: rebuild_config, "a directory", "{}", every_s=EVERY_S)
+
+
+def _events() -> Drivers:
+    from restore.rebuild.events import rebuild_events
+
+    return Drivers(
+        None, lambda _: rebuild_events, "- (stdout), a URL, or a new file", "{}.jsonl", sets=("after", "mode")
+    )
+
+
+def _files() -> Drivers:
+    from ledger.capture.files import FilesCapture
+    from restore.rebuild.files import rebuild_files
+
+    return Drivers(lambda subject, _: FilesCapture(subject), lambda _: rebuild_files, "a directory", "{}")
+
+
+def _postgres() -> Drivers:
+    from cli.wiring.protected_postgres import DatabasesCapture, open_place
+    from restore.rebuild.postgres import rebuild_postgres
+
+    place = "a database to be made, as postgresql://USER@HOST/DATABASE"
+    return Drivers(DatabasesCapture, lambda _: rebuild_postgres(open_place), place, sets=("database", "lsn"))
+
+
+def _postgres_cluster() -> Drivers:
+    from ledger.capture.physical import ClusterCapture
+    from ledger.capture.physical.capture import EVERY_S
+    from restore.rebuild.physical import rebuild_cluster
+
+    place, sets = "a directory, where the cluster's data directory will be", ("bin", "lsn", "run_as", "time")
+    return Drivers(ClusterCapture, lambda _: rebuild_cluster, place, "{}", every_s=EVERY_S, sets=sets)
+
+
+_KINDS: Mapping[str, Callable[[], Drivers]] = {
+    "commands": _commands,
+    "config": _config,
+    "events": _events,
+    "files": _files,
+    "postgres": _postgres,
+    "postgres-cluster": _postgres_cluster,
+}

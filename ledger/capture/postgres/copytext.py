@@ -1,0 +1,69 @@
+"""Rows as COPY has them (PostgreSQL documentation, COPY, "Text Format"), and the digest of a table. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from ledger.capture.postgres.pgoutput import Row
+from ledger.errors import Malformed
+
+DIGEST_BITS: Final = 128
+
+_ESCAPED: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_ESCAPES: Final = str.maketrans(
+    {"\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v"}
+)
+
+
+def copy_line(row: Iterable[str | None]) -> bytes:
+    """A row as COPY's text format has it (PostgreSQL documentation, COPY, "Text Format")."""
+    return ("\t".join([r"\N" if value is None else value.translate(_ESCAPES) for value in row]) + "\n").encode()
+
+
+def parse_copy_line(line: bytes) -> Row:
+    """The inverse of `copy_line`. Raises Malformed."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed("a row of a copy is no UTF-8") from error
+    if not text.endswith("\n") or "\n" in text[:-1]:
+        raise Malformed("a row of a copy is not one line")
+    return [None if part == r"\N" else _unescaped(part) for part in text[:-1].split("\t")]
+
+
+def _unescaped(text: str) -> str:
+    if "\\" not in text:
+        return text
+    return "".join(_pieces(text))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    rest = iter(text)
+    for character in rest:
+        if character != "\\":
+            yield character
+            continue
+        following = next(rest, None)
+        if following is None:
+            raise Malformed("a row of a copy ends within an escape")
+        yield _ESCAPED.get(following, following)
+
+
+class RowsDigest:
+    """Of the rows of a table in any order: the sum of their hashes, and how many they are."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._sum = 0
+
+    def add(self, row: bytes | memoryview) -> None:
+        """One row, as COPY … TO STDOUT writes it."""
+        self.rows += 1
+        self._sum += int.from_bytes(hashlib.sha256(row).digest()[:16], "big")
+
+    @property
+    def hex(self) -> str:
+        """The sum modulo 2^128."""
+        return f"{self._sum % 2**DIGEST_BITS:032x}"

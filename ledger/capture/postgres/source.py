@@ -1,0 +1,378 @@
+"""The driver of a protected PostgreSQL server, over psycopg: the only module here that imports it.
+
+asyncpg, which the ledger's own store uses, does not speak the replication protocol, without which no slot can export
+the snapshot that a first copy begins from (docs/adr/0020).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import struct
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+
+from ledger.capture.postgres.base import Copier, Progress, Replication, Session, Slot
+from ledger.capture.postgres.pgoutput import format_lsn, parse_lsn
+from ledger.errors import CaptureFailed, DiskFull, RestoreFailed
+from ledger.store.place import PostgresPlace
+
+CONNECT_TIMEOUT_S: Final = 10
+TOOL_TIMEOUT_S: Final = 3_600
+LOCK_TIMEOUT_S: Final = 60
+RECEIVED_SIZE_MAX: Final = 2**20
+
+# What a value looks like as text may not depend on how a server is set up: it is compared with what was captured.
+_SETTINGS: Final = {
+    "DateStyle": "ISO,MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "3",
+    "lc_monetary": "C",
+    "search_path": "pg_catalog",
+    "xmloption": "content",
+    "statement_timeout": "0",
+    "lock_timeout": f"{LOCK_TIMEOUT_S}s",
+    "idle_in_transaction_session_timeout": "0",
+    "synchronize_seqscans": "off",
+}
+_XLOG: Final = struct.Struct(">cQQq")
+_KEEPALIVE: Final = struct.Struct(">cQqB")
+_STATUS: Final = struct.Struct(">cQQQqB")
+
+
+class PsycopgSource:
+    """A server at a place. `tools`: the directory of `pg_dump` and `pg_amcheck`; None: those on the path."""
+
+    def __init__(self, place: PostgresPlace, *, tools: Path | None = None) -> None:
+        self._place = place
+        self._tools = tools
+
+    @property
+    def where(self) -> str:
+        """For people; without the password."""
+        return self._place.where.partition("#")[0]
+
+    @property
+    def database(self) -> str:
+        """The database that its place names."""
+        return self._place.database
+
+    @asynccontextmanager
+    async def session(self, database: str, snapshot: str = "") -> AsyncIterator[Session]:
+        """As `Source.session`."""
+        with self._errors(database):
+            connection = await psycopg.AsyncConnection.connect(self._conninfo(database), autocommit=True)
+        session = _Session(self, database, connection)
+        try:
+            if snapshot:
+                await session.script(_reading(snapshot))
+            yield session
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def copier(self, database: str, snapshot: str = "") -> AsyncIterator[Copier]:
+        """As `Source.copier`."""
+        with self._errors(database):
+            connection = await asyncio.to_thread(self._connect, database)
+        copier = _Copier(self, database, connection)
+        try:
+            if snapshot:
+                with self._errors(database):
+                    await asyncio.to_thread(connection.execute, _reading(snapshot).encode())
+            yield copier
+        finally:
+            await asyncio.shield(asyncio.to_thread(copier.close))
+
+    @asynccontextmanager
+    async def replication(self, database: str) -> AsyncIterator[Replication]:
+        """As `Source.replication`."""
+        with self._errors(database):
+            conninfo = self._conninfo(database, replication="database")
+            connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        try:
+            yield _Replication(self, database, connection)
+        finally:
+            await connection.close()
+
+    async def dump_schema(self, database: str, section: str, snapshot: str = "") -> str | None:
+        """As `Source.dump_schema`. Raises CaptureFailed: pg_dump is older than the server, or may not read."""
+        options = ["--schema-only", "--no-subscriptions", "--no-tablespaces", f"--section={section}", "--encoding=UTF8"]
+        options.append(f"--lock-wait-timeout={LOCK_TIMEOUT_S}s")
+        if snapshot:
+            options.append(f"--snapshot={snapshot}")
+        found = await self._run("pg_dump", *options, database=database)
+        if found is None:
+            return None
+        code, output, said = found
+        if code:
+            raise CaptureFailed(
+                f"{self.where}: pg_dump cannot read the schema of {database!r} ({_line(said)})",
+                hint="it has to be as new as the server, and its user has to own or may read every table",
+            )
+        return output
+
+    async def check(self, database: str) -> bool | None:
+        """As `Source.check`."""
+        found = await self._run("pg_amcheck", "--install-missing", "--jobs=2", database=database)
+        if found is None:
+            return None
+        code, output, said = found
+        if code:
+            raise RestoreFailed(
+                f"{self.where}: pg_amcheck finds {database!r} damaged ({_line(output or said)})",
+                hint="check the target's disk, then restore again",
+            )
+        return True
+
+    async def _run(self, program: str, *options: str, database: str) -> tuple[int, str, str] | None:
+        path = str(self._tools / program) if self._tools else program
+        if shutil.which(path) is None:
+            return None
+        place = self._place
+        environment = {"PGAPPNAME": "jinshi", "PGCONNECT_TIMEOUT": str(CONNECT_TIMEOUT_S), "LC_ALL": "C", **self._tls()}
+        if place.password:
+            environment["PGPASSWORD"] = place.password
+        dsn = make_conninfo(host=place.host, port=place.port, user=place.user, dbname=database)
+        process = await asyncio.create_subprocess_exec(
+            shutil.which(path) or path,
+            *options,
+            dsn if program == "pg_dump" else f"--host={place.host}",
+            *([] if program == "pg_dump" else [f"--port={place.port}", f"--username={place.user}", database]),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment,
+        )
+        try:
+            async with asyncio.timeout(TOOL_TIMEOUT_S):
+                output, said = await process.communicate()
+        except TimeoutError as error:
+            raise CaptureFailed(
+                f"{self.where}: {program} of {database!r} has not ended within {TOOL_TIMEOUT_S} s",
+                hint="see what holds locks on the tables there",
+            ) from error
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return process.returncode or 0, output.decode(), said.decode(errors="replace")
+
+    def _connect(self, database: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(self._conninfo(database), autocommit=True)
+
+    def _tls(self) -> dict[str, str]:
+        if not self._place.tls:
+            return {"PGSSLMODE": "disable"}
+        return {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": self._place.tls_ca or "system"}
+
+    def _conninfo(self, database: str, **more: str) -> str:
+        place = self._place
+        tls = {"sslmode": "disable"}
+        if place.tls:
+            tls = {"sslmode": "verify-full", "sslrootcert": place.tls_ca or "system"}
+        return make_conninfo(
+            host=place.host,
+            port=place.port,
+            user=place.user,
+            password=place.password or None,
+            dbname=database,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name="jinshi",
+            client_encoding="UTF8",
+            keepalives_idle=30,
+            options=" ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
+            **tls,
+            **more,
+        )
+
+    @contextmanager
+    def _errors(self, database: str) -> Iterator[None]:
+        """Translate what psycopg reports. Raises CaptureFailed, DiskFull."""
+        try:
+            yield
+        except psycopg.errors.DiskFull as error:
+            raise DiskFull(f"{self.where}: no space is left on the server", hint="free space there first") from error
+        except psycopg.errors.ObjectInUse as error:
+            raise CaptureFailed(
+                f"{self.where}: {_line(str(error))}", hint="another process captures it; stop one of them"
+            ) from error
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise CaptureFailed(
+                f"{self.where}: {_line(str(error))}",
+                hint="docs/capture-postgresql.md lists what the user that captures has to be granted",
+            ) from error
+        except (psycopg.Error, OSError) as error:
+            raise CaptureFailed(
+                f"{self.where}: database {database!r} cannot be used ({_line(str(error)) or type(error).__name__})",
+                hint="check the server and the network, then run it again",
+            ) from error
+
+
+class _Session:
+    def __init__(self, source: PsycopgSource, database: str, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._source = source
+        self._database = database
+        self._connection = connection
+
+    async def fetch(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
+        with self._source._errors(self._database):
+            cursor = await self._connection.execute(sql.encode(), arguments or None)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def script(self, sql: str) -> None:
+        with self._source._errors(self._database):
+            await self._connection.execute(sql.encode())
+
+    async def copy_in(self, sql: str, blocks: AsyncIterator[bytes]) -> None:
+        with self._source._errors(self._database):
+            async with self._connection.cursor() as cursor, cursor.copy(sql.encode()) as copy:
+                async for block in blocks:
+                    await copy.write(block)
+
+
+class _Copier:
+    """Reads with libpq itself: a row costs a third of what psycopg's own iteration does."""
+
+    def __init__(self, source: PsycopgSource, database: str, connection: psycopg.Connection[Any]) -> None:
+        self._source = source
+        self._database = database
+        self._connection = connection
+        self._using = threading.Lock()
+        self._closing = False
+
+    def rows(self, sql: str) -> Iterator[memoryview]:
+        with self._using, self._source._errors(self._database):
+            connection = self._connection.pgconn
+            self._expect(connection.exec_(sql.encode()), pq.ExecStatus.COPY_OUT)
+            while not self._closing:
+                size, data = connection.get_copy_data(0)
+                if size <= 0:
+                    break
+                yield data
+            if self._closing:
+                raise CaptureFailed(f"{self._source.where}: the copy was given up")
+            while (result := connection.get_result()) is not None:
+                self._expect(result, pq.ExecStatus.COMMAND_OK)
+
+    def close(self) -> None:
+        """From another thread, too: waits for the row that is being read."""
+        self._closing = True
+        self._using.acquire(timeout=CONNECT_TIMEOUT_S)  # or it was left in the middle, by an error of who reads
+        self._connection.close()
+
+    def _expect(self, result: pq.abc.PGresult, status: pq.ExecStatus) -> None:
+        if result.status != status:
+            raise psycopg.errors.lookup((result.error_field(pq.DiagnosticField.SQLSTATE) or b"08006").decode())(
+                result.error_message.decode(errors="replace")
+            )
+
+
+class _Replication:
+    def __init__(self, source: PsycopgSource, database: str, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._source = source
+        self._database = database
+        self._connection = connection
+
+    async def create_slot(self, name: str, *, temporary: bool) -> Slot:
+        kind = "TEMPORARY " if temporary else ""
+        with self._source._errors(self._database):
+            cursor = await self._connection.execute(
+                f'CREATE_REPLICATION_SLOT "{name}" {kind}LOGICAL pgoutput EXPORT_SNAPSHOT'.encode()
+            )
+            (row,) = await cursor.fetchall()
+        return Slot(name, parse_lsn(row[1]), row[2])
+
+    async def identify(self) -> tuple[str, int]:
+        with self._source._errors(self._database):
+            cursor = await self._connection.execute(b"IDENTIFY_SYSTEM")
+            (row,) = await cursor.fetchall()
+        return str(row[0]), int(row[1])
+
+    async def start(self, slot: str, lsn: int, publications: tuple[str, ...]) -> None:
+        names = ",".join('"' + name.replace('"', '""') + '"' for name in publications).replace("'", "''")
+        command = (
+            f'START_REPLICATION SLOT "{slot}" LOGICAL {format_lsn(lsn)}'
+            f" (proto_version '1', publication_names '{names}')"
+        )
+        with self._source._errors(self._database):
+            result = await asyncio.to_thread(self._connection.pgconn.exec_, command.encode())
+            if result.status != pq.ExecStatus.COPY_BOTH:
+                state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"08006").decode()
+                raise psycopg.errors.lookup(state)(result.error_message.decode(errors="replace"))
+            self._connection.pgconn.nonblocking = 1
+
+    async def receive(self, timeout_s: float) -> list[bytes | Progress]:
+        with self._source._errors(self._database):
+            received = self._take()
+            if received:
+                return received
+            if not await self._readable(timeout_s):
+                return []
+            self._connection.pgconn.consume_input()
+            return self._take()
+
+    def _take(self) -> list[bytes | Progress]:
+        connection = self._connection.pgconn
+        received: list[bytes | Progress] = []
+        size_left = RECEIVED_SIZE_MAX
+        while size_left > 0:
+            size, data = connection.get_copy_data(1)
+            if size == 0:
+                break
+            if size < 0:
+                result = connection.get_result()
+                said = result.error_message.decode(errors="replace") if result is not None else "it has ended"
+                raise psycopg.OperationalError(said or "the stream has ended")
+            size_left -= size
+            if data[0] == 0x77:  # w: a piece of the log; its header is no use to us
+                received.append(bytes(data[_XLOG.size :]))
+            elif data[0] == 0x6B:  # k: keepalive
+                received.append(Progress(_KEEPALIVE.unpack(data)[1]))
+        return received
+
+    async def _readable(self, timeout_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        number = self._connection.pgconn.socket
+        loop.add_reader(number, _settle, ready)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await ready
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(number)
+        return True
+
+    async def confirm(self, lsn: int, *, ask: bool = False) -> None:
+        # The clock in it is for the server's statistics only.
+        status = _STATUS.pack(b"r", lsn, lsn, lsn, 0, ask)
+        with self._source._errors(self._database):
+            connection = self._connection.pgconn
+            connection.put_copy_data(status)
+            connection.flush()  # what does not fit now goes with what is received next
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+def _reading(snapshot: str) -> str:
+    """One transaction that sees what a snapshot shows."""
+    return f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
+
+
+def _line(text: str) -> str:
+    """The first line of what the server says that is not empty."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")

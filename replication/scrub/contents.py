@@ -1,0 +1,99 @@
+"""The content of a site: every object held against the digest it is named by, and what entries refer to is there."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from ledger.content.references import Referring, packs_of, present, referring
+from ledger.core.manifest import INDEX, LISTS, PACKS, list_key, pack_key
+from ledger.errors import ObjectMissing, Tampered
+from replication.scrub.cycle import Cycle, Wanted
+from replication.scrub.keyring import ErasedKeys
+from replication.scrub.tree import read_any
+
+CONTENT: Final = "content/"
+_KEY = re.compile(f"(?:{PACKS}|{LISTS}|{INDEX})([0-9a-f]{{64}})")
+
+
+class ContentScrub:
+    """The content's part of a cycle: packs that are missing show by the entries, damaged ones when all is listed."""
+
+    def __init__(self, cycle: Cycle, erased: ErasedKeys) -> None:
+        self._cycle = cycle
+        self._erased = erased
+        self._missed: dict[str, set[str | None]] = {}
+        """What was missing, and the ids of the keys that the entries which refer to it are sealed with."""
+
+    async def take(self, start: int, entries: Sequence[bytes]) -> None:
+        """Look at verified entries from index `start` on: what they refer to must be there, or erased."""
+        wanted: dict[bytes, set[str | None]] = {}
+        for index, entry in enumerate(entries, start):
+            try:
+                for one in referring(index, [entry]):
+                    for pack in await self._packs(one):
+                        wanted.setdefault(pack, set()).add(one.keyid)
+            except Tampered:
+                self._cycle.progress.unchecked += 1  # written by a later jinshi
+        if not wanted:
+            return
+        for pack in wanted.keys() - await present(self._cycle.site.objects, wanted):
+            await self._miss(pack_key(pack), wanted[pack])
+
+    async def _packs(self, one: Referring) -> Sequence[bytes]:
+        """What an entry refers to, itself or in a list, which is healed first where it has to be."""
+        objects = self._cycle.site.objects
+        if one.dataref.listed is not None:
+            key = list_key(one.dataref.listed)
+            stored = await self._cycle.read(key)
+            if stored is None:
+                await self._miss(key, {one.keyid})
+            else:
+                await self._cycle.check(self.wanted(key), stored)
+        try:
+            return await packs_of(objects, one.dataref)
+        except (ObjectMissing, Tampered):
+            return ()  # the list is lost, which is noted
+
+    async def _miss(self, key: str, keyids: set[str | None]) -> None:
+        if not keyids <= set(await self._erased.now()):
+            self._missed.setdefault(key, set()).update(keyids)
+            await self._cycle.check(self.wanted(key), None)
+
+    async def look_at(self, key: str) -> None:
+        """Check an object that lies there by its name."""
+        if _KEY.fullmatch(key) is None:
+            await self._cycle.unexpected(key, "it is no content of a site", "find out who put it there")
+        elif (stored := await self._cycle.read(key)) is not None:
+            await self._cycle.check(self.wanted(key), stored)
+
+    async def wanted_again(self, key: str) -> Wanted | None:
+        """For a second look at what was found; what turned out erased meanwhile need not be there."""
+        if _KEY.fullmatch(key) is None:
+            return None
+        keyids = self._missed.get(key)
+        gone = keyids is not None and keyids <= set(await self._erased.now())
+        return self.wanted(key, optional=gone)
+
+    def wanted(self, key: str, *, optional: bool = False) -> Wanted:
+        """What an object must be: bytes with the digest it is named by."""
+        digest = bytes.fromhex(key.rpartition("/")[2])
+        lost = Tampered(f"no copy at hand has {key} as it should be", key=key)
+
+        def fits(data: bytes) -> bool:
+            return hashlib.sha256(data).digest() == digest
+
+        def check(data: bytes) -> bytes:
+            if not fits(data):
+                raise lost
+            return data
+
+        async def genuine() -> bytes:
+            found = await read_any(self._cycle.copies, key, check)
+            if found is None:
+                raise lost
+            return found
+
+        return Wanted(key, fits, genuine, optional=optional)

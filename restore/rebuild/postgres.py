@@ -1,0 +1,421 @@
+"""Rebuilds a database as it was at a seal: made under a name of its own, compared, and renamed at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from ledger.capture.base import Rebuild, Restored, Restoring, View
+from ledger.capture.postgres.base import Session, Source
+from ledger.capture.postgres.catalog import copied_as, literal, quoted
+from ledger.capture.postgres.events import (
+    COPIED,
+    SCHEMA,
+    SEALED,
+    Copied,
+    Counted,
+    Schema,
+    Seal,
+    copied_of,
+    parse_schema,
+)
+from ledger.capture.postgres.pgoutput import Relation, format_lsn, parse_lsn
+from ledger.capture.postgres.reading import changes_of
+from ledger.capture.postgres.snapshot import digest_tables
+from ledger.capture.postgres.state import body_of, newest_seal, newest_seals, seal_of
+from ledger.capture.postgres.transactions import TRANSACTION, TRUNCATE, Change, transaction_of
+from ledger.content import ContentReader
+from ledger.errors import CaptureFailed, InvalidRequest, Malformed, RestoreFailed, Tampered
+from ledger.sealing import Opened
+from ledger.tasks import Report, run_bounded
+from restore.rebuild.postgres_fold import CountedFold, KeyedFold, fold_of, index_name
+
+PARALLEL: Final = 2
+FOLDED_SIZE_MAX: Final = 16 * 2**20
+"""So many bytes of changes are taken in before they are applied."""
+LISTED_MAX: Final = 5
+PREFIX: Final = "jinshi_restoring_"
+
+_PIECE: Final = re.compile(r"^--\n-- (?=Name: )", re.MULTILINE)
+_BUILT_APART: Final = re.compile(r"Name: [^\n]*; Type: (?:INDEX|CONSTRAINT);")
+_NEWER: Final = re.compile(r"^SET transaction_timeout = .*\n", re.MULTILINE)
+"""What pg_dump 17 writes, and servers before 17 do not know."""
+_REFERENCE: Final = re.compile(r"Name: [^\n]*; Type: FK CONSTRAINT;")
+_LOADING: Final = "SET synchronous_commit = off; SET maintenance_work_mem = '256MB'; SET row_security = off"
+
+
+def rebuild_postgres(open_place: Callable[[str], Source]) -> Rebuild:
+    """The `Rebuild` of databases. `open_place` gives the driver of the server and database that a place names.
+
+    Its options: `database`, which of the asset's (needed where there are several); `lsn`, at the last consistent point
+    that has nothing committed at or after that position.
+    """
+
+    async def rebuild(view: View, what: Restoring, report: Report | None = None) -> Restored:
+        index, seal = await _choose(view, what)
+        target = open_place(what.place)
+        try:
+            return await _Rebuilding(view, what, target, index, seal, report).run()
+        except CaptureFailed as error:
+            raise RestoreFailed(
+                f"{error.what}", hint="nothing was put in place; mend it, then restore again"
+            ) from error
+
+    return rebuild
+
+
+async def _choose(view: View, what: Restoring) -> tuple[int, Seal]:
+    known = await newest_seals(view, what.source)
+    if not known:
+        raise InvalidRequest(f"no database of {what.source} is sealed there", hint="name a later point")
+    wanted = what.options.get("database")
+    if wanted is None and len(known) > 1:
+        raise InvalidRequest(
+            f"{what.source} holds the databases {', '.join(sorted(known))}", hint="name one with the option database"
+        )
+    database = str(wanted) if wanted is not None else next(iter(known))
+    if database not in known:
+        raise InvalidRequest(
+            f"database {database!r} of {what.source} is not sealed there", hint=f"there is {', '.join(sorted(known))}"
+        )
+    lsn = what.options.get("lsn")
+    if lsn is None:
+        found = await newest_seal(view, what.source, database)
+        assert found is not None
+        return found
+    return await _choose_lsn(view, what.source, database, str(lsn))
+
+
+async def _choose_lsn(view: View, source: str, database: str, lsn: str) -> tuple[int, Seal]:
+    try:
+        before = parse_lsn(lsn)
+    except Malformed as error:
+        raise InvalidRequest(error.what, hint=error.hint) from error
+    chosen: tuple[int, Seal] | None = None
+    async for one in view.entries(source, subject=database, event_type=SEALED):
+        seal = await seal_of(one, view)
+        if seal.lsn <= before:
+            chosen = one.index, seal
+    if chosen is None:
+        raise InvalidRequest(f"no consistent point of {database!r} lies before {lsn}", hint="name a later one")
+    return chosen
+
+
+@dataclass(slots=True)
+class _Rebuilding:
+    view: View
+    what: Restoring
+    target: Source
+    index: int
+    seal: Seal
+    report: Report | None
+    differences: list[str] = field(default_factory=list)
+
+    async def run(self) -> Restored:
+        tables = self._chosen_tables()
+        async with self.target.session(self._maintenance) as server:
+            replaced = await self._check_target(server)
+            counts = {"tables": len(tables), "rows": sum(one.rows for one in tables)}
+            if self.what.dry_run:
+                return Restored(self.index, counts, {}, tuple(self.differences))
+            schema = parse_schema(await body_of(await self._entry(self.seal.schema, SCHEMA), self.view))
+            await server.script(f"DROP DATABASE IF EXISTS {quoted(self._staging)}")  # of a restore that was killed
+            try:
+                await self._create(server, schema)
+                counts |= await self._fill(schema, tables)
+                checks = await self._check(tables)
+                # Commit point: a restore that is killed before this line has put nothing in place.
+                await self._put_in_place(server, schema, replaced)
+            except BaseException:
+                await server.script(f"DROP DATABASE IF EXISTS {quoted(self._staging)} WITH (FORCE)")
+                raise
+            if replaced:
+                await server.script(f"DROP DATABASE {quoted(self._old)} WITH (FORCE)")
+        return Restored(self.index, counts, checks, tuple(self.differences))
+
+    # -- where it goes --
+
+    @property
+    def _maintenance(self) -> str:
+        """A database to work from: neither can one be renamed from within, nor is this one ever restored into."""
+        return "template1" if self.target.database == "postgres" else "postgres"
+
+    @property
+    def _staging(self) -> str:
+        return PREFIX + hashlib.sha256(self.target.database.encode()).hexdigest()[:16]
+
+    @property
+    def _old(self) -> str:
+        return f"{self._staging}_old"
+
+    async def _check_target(self, server: Session) -> bool:
+        """Whether there is a database of that name, which will be replaced. Raises InvalidRequest: it is not empty."""
+        name = self.target.database
+        if not await server.fetch("SELECT 1 FROM pg_database WHERE datname = %s", name):
+            return False
+        async with self.target.session(name) as session:
+            there = [
+                label
+                for (label,) in await session.fetch(
+                    "SELECT format('%%I.%%I', n.nspname, c.relname) FROM pg_class c "
+                    "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid >= 16384 AND c.relkind <> 't' "
+                    "AND n.nspname !~ '^pg_' AND c.relkind <> 'i' ORDER BY 1 LIMIT %s",
+                    LISTED_MAX + 1,
+                )
+            ]
+        if there and not self.what.replace:
+            more = " and more" if len(there) > LISTED_MAX else ""
+            raise InvalidRequest(
+                f"{self.target.where} is not empty: it has {', '.join(there[:LISTED_MAX])}{more}",
+                hint="name a database that is empty or not there, or have this one replaced",
+            )
+        return True
+
+    async def _create(self, server: Session, schema: Schema) -> None:
+        there = {name for (name,) in await server.fetch("SELECT rolname::text FROM pg_roles")}
+        for role in schema.roles:
+            if role not in there:
+                await server.script(f"CREATE ROLE {quoted(role)} NOLOGIN")
+                self.differences.append(f"role {role} was made without a login and a password: give it what it needs")
+        create = f"CREATE DATABASE {quoted(self._staging)} TEMPLATE template0 ENCODING 'UTF8'"
+        locale = " ".join(
+            f"{name} {value if name == 'LOCALE_PROVIDER' else literal(value)}" for name, value in schema.locale.items()
+        )
+        try:
+            await server.script(f"{create} {locale}")
+        except CaptureFailed:
+            await server.script(create)
+            self.differences.append(f"the server lacks the locale {locale}: the database sorts as the server does")
+
+    async def _put_in_place(self, server: Session, schema: Schema, replaced: bool) -> None:
+        name = quoted(self.target.database)
+        if replaced:
+            await server.script(f"DROP DATABASE IF EXISTS {quoted(self._old)}")
+            await server.script(
+                f"BEGIN; ALTER DATABASE {name} RENAME TO {quoted(self._old)}; "
+                f"ALTER DATABASE {quoted(self._staging)} RENAME TO {name}; COMMIT"
+            )
+        else:
+            await server.script(f"ALTER DATABASE {quoted(self._staging)} RENAME TO {name}")
+        for setting in schema.settings:
+            option, _, value = setting.partition("=")
+            await server.script(f"ALTER DATABASE {name} SET {quoted(option)} = {literal(value)}")
+
+    # -- what goes there --
+
+    def _chosen_tables(self) -> list[Counted]:
+        """Raises InvalidRequest: one that was named is not there."""
+        by_name = {one.table.label: one for one in self.seal.tables}
+        for name in self.what.only:
+            if name not in by_name:
+                raise InvalidRequest(f"there is no table {name!r} in {self.seal.database!r} at that point")
+        chosen = [by_name[name] for name in self.what.only] or list(self.seal.tables)
+        for one in chosen:
+            if one.table.identity == "none":
+                self.differences.append(
+                    f"table {one.table.label} was not captured as a whole (it had no primary key, or was not "
+                    "published): what was updated or deleted after its copy is not as it was"
+                )
+        return chosen
+
+    async def _entry(self, index: int, event_type: str) -> Opened:
+        entries = self.view.entries(self.what.source, start=index, subject=self.seal.database, event_type=event_type)
+        async for one in entries:
+            if one.index == index:
+                return one
+            break
+        raise Tampered(f"entry {index} of {self.what.source} is not what entry {self.index} says it is")
+
+    async def _fill(self, schema: Schema, tables: Sequence[Counted]) -> dict[str, int]:
+        async with AsyncExitStack() as stack:
+            sessions = [await stack.enter_async_context(self._session()) for _ in range(PARALLEL)]
+            session = sessions[0]
+            await session.script(_NEWER.sub("", schema.pre))
+            await session.script(_LOADING)
+            await self._load(sessions, tables)
+            changes = await self._fold(session, tables)
+            for one in tables:
+                await session.script(f"DROP INDEX IF EXISTS {quoted(one.table.schema)}.{quoted(index_name(one.table))}")
+            await self._finish(sessions, schema)
+        return {"changes": changes}
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        async with self.target.session(self._staging) as session:
+            await session.script(_LOADING)
+            yield session
+
+    async def _load(self, sessions: Sequence[Session], tables: Sequence[Counted]) -> None:
+        """The copies, the largest first."""
+        free, done = list(sessions), 0
+        reader = await (await self.view.content()).reading()
+
+        async def load(one: Counted) -> None:
+            nonlocal done
+            session = free.pop()
+            try:
+                copied = await self._copied(one)
+                await session.copy_in(f"COPY {copied_as(one.table)} FROM STDIN", reader.read(copied.manifest))
+            finally:
+                free.append(session)
+            done += 1
+            if self.report is not None:
+                self.report(done, len(tables))
+
+        largest_first = sorted(tables, key=lambda one: -one.rows)
+        await run_bounded((load(one) for one in largest_first), parallel=len(sessions))
+
+    async def _copied(self, one: Counted) -> Copied:
+        entry = await self._entry(one.copied, COPIED)
+        copied = copied_of(entry.entry.event)
+        if (copied.table.oid, copied.lsn, copied.generation) != (one.table.oid, one.copied_lsn, self.seal.generation):
+            what = f"entry {one.copied} of {self.what.source}"
+            raise Tampered(f"{what} is not the copy that entry {self.index} says it is")
+        return copied
+
+    async def _fold(self, session: Session, tables: Sequence[Counted]) -> int:
+        """Apply what was committed since the copies; how many changes there were."""
+        folding = _Folding(session, tables)
+        reader: ContentReader | None = None
+        start = min((one.copied for one in tables), default=self.index)
+        async for one in self.view.entries(
+            self.what.source, start=start, subject=self.seal.database, event_type=TRANSACTION
+        ):
+            if one.index >= self.index:
+                break
+            if one.closed is not None:
+                raise Tampered(f"entry {one.index} cannot be opened", hint="its data key is not at hand, or was erased")
+            try:
+                transaction = transaction_of(one.entry.event)
+                if transaction.generation != self.seal.generation:
+                    continue
+                if transaction.manifest is not None and reader is None:
+                    reader = await (await self.view.content()).reading()
+                whole = (
+                    len(one.entry.event.data or b"") if transaction.manifest is None else transaction.manifest.length
+                )
+                size = whole // max(1, transaction.count)
+                async for relations, change in changes_of(transaction, reader):
+                    await folding.take(change, relations, transaction.lsn, size)
+            except Malformed as error:
+                raise Tampered(f"entry {one.index} cannot be applied ({error.what})") from error
+        await folding.flush()
+        return folding.changes
+
+    async def _finish(self, sessions: Sequence[Session], schema: Schema) -> None:
+        """Indexes and constraints, two at a time; then what rests on them."""
+        preamble, *pieces = _PIECE.split(_NEWER.sub("", schema.post))
+        for session in sessions:
+            await session.script(f"{preamble}\n;{_LOADING}")
+        free = list(sessions)
+
+        async def build(piece: str) -> None:
+            session = free.pop()
+            try:
+                await session.script(f"-- {piece}")
+            finally:
+                free.append(session)
+
+        apart = [piece for piece in pieces if _BUILT_APART.match(piece)]
+        await run_bounded(map(build, apart), parallel=len(sessions))
+        session = sessions[0]
+        for piece in pieces:
+            if not _BUILT_APART.match(piece) and not (self.what.only and _REFERENCE.match(piece)):
+                await session.script(f"-- {piece}")
+        if self.what.only and any(map(_REFERENCE.match, pieces)):
+            self.differences.append("foreign keys were left out, as not every table was restored")
+        for name in schema.publications:
+            await session.script(f"DROP PUBLICATION IF EXISTS {quoted(name)}")
+        for one in self.seal.sequences:
+            name = literal(f"{quoted(one.schema)}.{quoted(one.name)}")
+            await session.script(f"SELECT setval({name}, {int(one.value)}, {one.called})")
+        for (name,) in await session.fetch(
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm' ORDER BY c.oid"
+        ):
+            await session.script(f"REFRESH MATERIALIZED VIEW {name}")
+
+    # -- whether it is the same --
+
+    async def _check(self, tables: Sequence[Counted]) -> Mapping[str, int]:
+        """Raises RestoreFailed: it is not what was captured."""
+        whole = [one for one in tables if one.table.identity != "none"]
+        found = await digest_tables(self.target, self._staging, [one.table for one in whole if one.digest is not None])
+        checks = {"counts": 0, "digests": 0}
+        async with self.target.session(self._staging) as session:
+            for one in whole:
+                digest = found.get(one.table.oid)
+                rows = digest.rows if digest is not None else await _count(session, one)
+                if rows != one.rows:
+                    raise self._differs(one, f"{rows} rows where {one.rows} were captured")
+                checks["counts"] += 1
+                if digest is not None:
+                    if digest.hex != one.digest:
+                        raise self._differs(one, "other values than were captured")
+                    checks["digests"] += 1
+        if await self._amcheck():
+            checks["amcheck"] = 1
+        return checks
+
+    async def _amcheck(self) -> bool:
+        """Whether pg_amcheck was there, and found nothing. Raises RestoreFailed."""
+        async with self.target.session(self._staging) as session:
+            had = await session.fetch("SELECT 1 FROM pg_extension WHERE extname = 'amcheck'")
+            checked = await self.target.check(self._staging)
+            if not had:  # the check has installed it
+                await session.script("DROP EXTENSION IF EXISTS amcheck")
+        return bool(checked)
+
+    def _differs(self, one: Counted, how: str) -> RestoreFailed:
+        return RestoreFailed(
+            f"table {one.table.label} of {self.seal.database!r} at {format_lsn(self.seal.lsn)} comes out with {how}",
+            hint="restore an earlier point, and keep this copy of the ledger as evidence",
+        )
+
+
+class _Folding:
+    """Changes on their way to the tables they are of."""
+
+    def __init__(self, session: Session, tables: Sequence[Counted]) -> None:
+        self._session = session
+        self._since = {one.table.oid: one.copied_lsn for one in tables}
+        self._folds: dict[int, KeyedFold | CountedFold] = {one.table.oid: fold_of(one.table) for one in tables}
+        self._touched: set[int] = set()
+        self._size = 0
+        self.changes = 0
+
+    async def take(self, change: Change, relations: Sequence[Relation], lsn: int, size: int) -> None:
+        """One change of a transaction committed at `lsn`. Raises Malformed, CaptureFailed."""
+        numbers = change[1] if change[0] == TRUNCATE else (change[1],)
+        for number in numbers:
+            relation = relations[number]
+            since = self._since.get(relation.oid)
+            if since is None or lsn < since:
+                continue  # a table that is gone or was not asked for, or what its copy has already
+            fold = self._folds[relation.oid]
+            self._touched.add(relation.oid)
+            self.changes += 1
+            if not fold.take(change, relation):
+                await fold.flush(self._session)
+                await fold.move(self._session, change)
+        self._size += size or 200
+        if self._size >= FOLDED_SIZE_MAX:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Apply what was taken in."""
+        for oid in sorted(self._touched):
+            await self._folds[oid].flush(self._session)
+        self._touched.clear()
+        self._size = 0
+
+
+async def _count(session: Session, one: Counted) -> int:
+    ((rows,),) = await session.fetch(
+        f"SELECT count(*) FROM ONLY {quoted(one.table.schema)}.{quoted(one.table.name)}"  # noqa: S608
+    )
+    return int(rows)

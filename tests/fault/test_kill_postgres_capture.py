@@ -1,0 +1,142 @@
+"""pgbench at work, while its server, and the process that captures it, are killed: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ledger.capture.base import Restoring
+from ledger.capture.postgres.events import SEALED, parse_seal
+from ledger.capture.postgres.pgoutput import parse_lsn
+from ledger.content import ChunkIndex, ContentStore
+from ledger.store.directory import DirectoryStore
+from ledger.store.sqlite import SqliteEntryStore
+from restore.rebuild.postgres import rebuild_postgres
+from tests.support.captured_postgres import ASSET, PlainView, connect, contents, pgbench, recording, source_of, sql
+from tests.support.content import KEYS
+from tests.support.postgres import USER, PostgresServer, private_postgres
+
+Oracle = list[tuple[int, Mapping[str, str]]]
+
+
+@pytest.mark.slow
+async def test_killed_at_random(tmp_path: Path) -> None:
+    await killed(tmp_path, seconds=8, kills=5, seed=random.randrange(10_000))
+
+
+@pytest.mark.soak
+async def test_killed_at_random_for_five_minutes(tmp_path: Path) -> None:
+    await killed(tmp_path, seconds=300, kills=60, seed=random.randrange(10_000))
+
+
+async def killed(tmp_path: Path, *, seconds: float, kills: int, seed: int) -> None:
+    print(f"seed={seed}")
+    dice = random.Random(seed)
+    with private_postgres() as server:
+        server.stop()
+        server.settings["wal_level"] = "logical"
+        server.start()
+        pgbench(server, "-i", "-s", "1", "-q")
+        sql(server, "ALTER TABLE pgbench_history ADD COLUMN id bigserial PRIMARY KEY")
+        sql(server, "CREATE TABLE other (id serial PRIMARY KEY)")
+        worker = start_worker(tmp_path / "ledger", server)
+        oracle: Oracle = []
+        try:
+            with working(server):
+                for number in range(kills):
+                    time.sleep(dice.uniform(0.3, 2 * seconds / kills - 0.3))
+                    if dice.random() < 0.5:
+                        worker.kill()
+                        worker.wait()
+                        worker = start_worker(tmp_path / "ledger", server)
+                    else:
+                        server.stop(signal.SIGKILL)
+                        server.start()
+                    if number in (1, kills // 2, kills - 1):
+                        oracle.append(await observed(server, tmp_path / "ledger"))
+        finally:
+            worker.kill()
+            worker.wait()
+        async with recording(tmp_path / "ledger") as ledger:
+            capture = ledger.capture(source_of(server))
+            last = await capture.once()
+            rebuild = rebuild_postgres(lambda place: source_of(server, place))
+            done = await rebuild(ledger.view(), Restoring(ASSET, "back"))
+            assert done.sealed == last.index
+            assert contents(server, "back") == contents(server, "postgres")
+            transactions = sql(server, "SELECT count(*) FROM pgbench_history")[0][0]
+            assert isinstance(transactions, int)
+            assert transactions > 100, "there was something to lose"
+            for index, found in oracle:
+                await rebuild(ledger.view(index + 1), Restoring(ASSET, "back", replace=True))
+                assert _benched(contents(server, "back")) == _benched(found)
+
+
+def _benched(found: Mapping[str, str]) -> dict[str, str]:
+    return {name: content for name, content in found.items() if "pgbench" in name}
+
+
+async def observed(server: PostgresServer, root: Path) -> tuple[int, Mapping[str, str]]:
+    """What is there while nobody may write, and the seal that is made meanwhile."""
+    with connect(server) as holding:
+        holding.execute(
+            b"BEGIN; LOCK TABLE pgbench_accounts, pgbench_branches, pgbench_history, pgbench_tellers IN SHARE MODE"
+        )
+        since = parse_lsn(str(sql(server, "SELECT pg_current_wal_insert_lsn()")[0][0]))
+        found = contents(server, "postgres")
+        sql(server, "INSERT INTO other DEFAULT VALUES")  # so that there is something to seal
+        while True:
+            store = await SqliteEntryStore.open(root / "entries.sqlite")
+            try:
+                content = ContentStore(DirectoryStore(root / "content"), KEYS, ChunkIndex())
+                newest = await PlainView(store, content).newest(ASSET, SEALED)
+            finally:
+                content.close()
+                await store.close()
+            if newest is not None:
+                seal = parse_seal(newest.entry.event.data or b"")
+                if seal.lsn > since:
+                    return newest.index, found
+            await asyncio.sleep(0.2)
+
+
+def start_worker(ledger: Path, server: PostgresServer) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.fault.postgres_capture_worker", ledger, str(server.port), server.binaries]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def working(server: PostgresServer) -> Iterator[None]:
+    """pgbench at work, started again whenever its server dies under it."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            command = [server.binaries / "pgbench", "-n", "-c", "2", "-T", "600", "-h", "127.0.0.1"]
+            run = subprocess.Popen(
+                [*command, "-p", str(server.port), "-U", USER, "postgres"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            while run.poll() is None and not done.wait(0.1):
+                pass
+            run.kill()
+            run.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,112 @@
+"""Content in a real bucket: packs are locked, a capture that finds them again locks them anew, no thief loses one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ledger.core.checkpoint import origin_prefix
+from ledger.core.manifest import INDEX, PACKS, pack_key
+from ledger.store.base import Prefixed
+from ledger.store.memory import MemoryObjectStore
+from ledger.store.s3 import S3Store
+from ledger.verify import verify_copy
+from replication.locks import extend_all, lock_of
+from restore.fetch import fetch_content, verify_site
+from tests.support.buckets import attack, client_of, deny_deleting_versions, every_version, new_bucket
+from tests.support.content import SMALL, bytes_under, keys_under, noise, refer
+from tests.support.replicas import NEAR, ORIGIN, Replicas
+from tests.support.scrubbing import Rot
+from tests.support.servers import S3Server
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+DAYS = 30
+
+
+@pytest.fixture
+def client(seaweed: S3Server) -> Iterator[S3Client]:
+    client = client_of(seaweed)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def bucket(client: S3Client) -> str:
+    return new_bucket(client, lock=True)
+
+
+def locked(client: S3Client, bucket: str, *, days: int = DAYS) -> S3Store:
+    return S3Store(client, bucket, "site", lock=lambda key: lock_of(key.partition("/")[2], days))
+
+
+async def begun(store: S3Store) -> Replicas:
+    replicas = Replicas(sites=[])
+    replicas.places[NEAR] = replicas.place(NEAR, Prefixed(store, origin_prefix(ORIGIN)))
+    return await replicas.begin()
+
+
+def left(client: S3Client, bucket: str, key: str) -> timedelta:
+    found = client.head_object(Bucket=bucket, Key=f"site/{origin_prefix(ORIGIN)}{key}")
+    assert found["ObjectLockMode"] == "COMPLIANCE"
+    return found["ObjectLockRetainUntilDate"] - datetime.now(UTC)
+
+
+async def test_stolen_writer_credentials_lose_no_pack(client: S3Client, bucket: str) -> None:
+    replicas = await begun(locked(client, bucket))
+    await refer(replicas, noise(1, 3 * SMALL.pack_size))
+    await replicas.replicate()
+    objects = replicas.places[NEAR].objects
+    there = {folder: await keys_under(objects, folder) for folder in (PACKS, INDEX)}
+    assert all(there.values())
+    for keys in there.values():
+        assert left(client, bucket, keys[0]) > timedelta(days=DAYS - 1)
+    everything = set(every_version(client, bucket))
+    deny_deleting_versions(client, bucket)
+    assert set(attack(client, bucket)) == everything, "no version went"
+    copy = await replicas.open(NEAR)
+    await verify_site(copy)
+    assert set(there[PACKS]) & {alarm.key for alarm in copy.alarms.found}, "it is seen"
+    back = MemoryObjectStore("restored")
+    await fetch_content(copy, back, ())
+    assert await keys_under(back, PACKS) == there[PACKS]
+    assert await bytes_under(back, PACKS) == await bytes_under(replicas.published, PACKS)
+
+
+async def test_a_pack_that_is_referred_to_again_is_locked_anew_and_all_are_when_it_is_asked_for(
+    client: S3Client, bucket: str
+) -> None:
+    replicas = await begun(locked(client, bucket, days=2))
+    data = noise(3, 3 * SMALL.pack_size)
+    (pack, *_) = (await refer(replicas, data)).packs
+    await replicas.replicate()
+    assert left(client, bucket, pack_key(pack)) < timedelta(days=2)
+    longer = replicas.place(NEAR, Prefixed(locked(client, bucket), origin_prefix(ORIGIN)))
+    replicas.places[NEAR] = type(longer)(longer.site, longer.cosigner, replicas.places[NEAR].memory)
+    await replicas.advance_to(3)
+    assert left(client, bucket, pack_key(pack)) < timedelta(days=2)
+    again = await refer(replicas, data + b"more")
+    assert pack in again.packs
+    await replicas.replicate()
+    assert left(client, bucket, pack_key(pack)) > timedelta(days=DAYS - 1)
+    longest = Prefixed(locked(client, bucket, days=2 * DAYS), origin_prefix(ORIGIN))
+    await extend_all(longest, (await replicas.open(NEAR)).checkpoint)
+    assert all(left(client, bucket, pack_key(one)) > timedelta(days=2 * DAYS - 1) for one in again.packs)
+
+
+async def test_a_bucket_is_scrubbed_and_healed_of_what_was_put_over_its_packs(client: S3Client, bucket: str) -> None:
+    store = Prefixed(locked(client, bucket), origin_prefix(ORIGIN))
+    rot = Rot({"bucket": store, "other": MemoryObjectStore("other")})
+    await rot.begin(2)
+    await refer(rot.replicas, noise(4, 6 * SMALL.pack_size))
+    await rot.replicas.replicate()
+    packs = await keys_under(store, PACKS)
+    await store.replace(packs[0], b"somebody else's bytes", expected=(await store.get(packs[0])).tag)
+    await store.delete(packs[1])
+    done = await rot.scrub("bucket")
+    assert ({one.key for one in done.findings}, done.whole) == ({packs[0], packs[1]}, True)
+    await verify_copy(store, (await rot.replicas.open("bucket")).checkpoint)

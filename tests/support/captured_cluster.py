@@ -1,0 +1,137 @@
+"""Clusters captured in tests: a real server with replication allowed, and what its data directory comes to."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ledger.capture.base import Captured, Restoring, View
+from ledger.capture.physical import ClusterCapture
+from ledger.core.canonical import JsonValue
+from ledger.protocols import Clock
+from restore.rebuild.physical import rebuild_cluster
+from tests.support.captured_postgres import ASSET, Recording, recording
+from tests.support.postgres import USER, PostgresServer, private_postgres
+
+RUN_AS = "nobody" if os.getuid() == 0 else ""
+
+
+def dsn_of(server: PostgresServer) -> str:
+    """As the secret of an asset."""
+    return f"postgresql://{USER}@127.0.0.1:{server.port}/postgres"
+
+
+def cluster_capture(
+    ledger: Recording, server: PostgresServer, *, clock: Clock | None = None, **options: JsonValue
+) -> ClusterCapture:
+    """A capture of a test's server, with the tools of its own release."""
+    subject = ledger.subject(clock=clock, **{"bin": str(server.binaries), **options})
+    return ClusterCapture(subject, {"dsn": lambda: dsn_of(server)})
+
+
+@contextmanager
+def reachable_directory() -> Iterator[Path]:
+    """A directory that the user whom a server runs as can work in."""
+    directory = Path(tempfile.mkdtemp(prefix="jinshi-cluster-"))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass
+class Protected:
+    """A running server, a ledger that it is captured into, and a directory for what is restored."""
+
+    server: PostgresServer
+    ledger: Recording
+    directory: Path
+
+    async def once(self, server: PostgresServer | None = None, **options: JsonValue) -> Captured:
+        return await cluster_capture(self.ledger, server or self.server, **options).once()
+
+    async def restore(
+        self, size: int | None = None, *, view: View | None = None, place: Path | None = None, **options: JsonValue
+    ) -> Path:
+        """The data directory as of that size of the ledger."""
+        if place is None:
+            place = self.directory / f"restored-{secrets.token_hex(4)}" / "data"
+            place.parent.mkdir()
+        where = {"bin": str(self.server.binaries), "run_as": RUN_AS, **options}
+        await rebuild_cluster(view or self.ledger.view(size), Restoring(ASSET, str(place), options=where))
+        return place
+
+    async def restored_dump(self, size: int | None = None, **options: JsonValue) -> str:
+        """What a restored server says, as of that size of the ledger."""
+        with restored_server(await self.restore(size, **options), self.server.binaries) as server:
+            return dump(server)
+
+
+@asynccontextmanager
+async def protected(binaries: Path | None = None, **settings: str) -> AsyncIterator[Protected]:
+    """All of it; gone on leaving."""
+    with private_postgres(binaries) as server, reachable_directory() as directory:
+        if settings:
+            server.stop()
+            server.settings.update(settings)
+            server.start()
+        async with recording(directory / "ledger") as ledger:
+            yield Protected(server, ledger, directory)
+
+
+@contextmanager
+def restored_server(data: Path, binaries: Path) -> Iterator[PostgresServer]:
+    """A server on a restored data directory, which is called `data`."""
+    server = PostgresServer(data.parent, binaries)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def dump(server: PostgresServer, database: str = "postgres") -> str:
+    """What pg_dump says of a database, but for what is new at each run."""
+    done = subprocess.run(
+        [server.binaries / "pg_dump", "-h", "127.0.0.1", "-p", str(server.port), "-U", USER, database],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return "\n".join(line for line in done.stdout.splitlines() if not line.startswith("\\"))
+
+
+@contextmanager
+def working(server: PostgresServer) -> Iterator[None]:
+    """pgbench at work, started again whenever its server dies under it."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            command = [server.binaries / "pgbench", "-n", "-c", "2", "-T", "600", "-h", "127.0.0.1"]
+            run = subprocess.Popen(
+                [*command, "-p", str(server.port), "-U", USER, "postgres"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            while run.poll() is None and not done.wait(0.1):
+                pass
+            run.kill()
+            run.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

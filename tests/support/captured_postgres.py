@@ -1,0 +1,172 @@
+"""Databases captured in tests: a ledger in a directory, a capture of a real server, and what both come to."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from cli.system import SystemClock
+from ledger.capture.base import Subject
+from ledger.capture.leased import LeasedAppender
+from ledger.capture.postgres import PostgresCapture
+from ledger.capture.postgres.source import PsycopgSource
+from ledger.content import ChunkIndex, ContentStore, Leases
+from ledger.core.canonical import JsonValue
+from ledger.core.entry import decode_entry
+from ledger.protocols import Clock
+from ledger.sealing import Opened
+from ledger.sequencer import Sequencer
+from ledger.store.base import EntryStore, Selection
+from ledger.store.directory import DirectoryStore
+from ledger.store.place import PostgresPlace
+from ledger.store.sqlite import SqliteEntryStore
+from tests.support.content import KEYS
+from tests.support.ledgers import ACTOR
+from tests.support.postgres import USER, PostgresServer
+
+ASSET = "urn:jinshi:asset:db"
+PAGE = 512
+_NAMES = """
+SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_|^information_schema$' ORDER BY 1
+"""
+_CONTENT = "SELECT count(*) || ':' || coalesce(md5(string_agg(t::text, '|' ORDER BY t::text)), '') FROM {} t"
+
+
+class PlainView:
+    """A `View` of a ledger that seals nothing; `size` None: as it is at each question."""
+
+    def __init__(self, entries: EntryStore, content: ContentStore, size: int | None = None) -> None:
+        self._entries = entries
+        self._content = content
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        return 2**62 if self._size is None else self._size
+
+    async def entries(
+        self, source: str, *, start: int = 0, subject: str | None = None, event_type: str | None = None
+    ) -> AsyncIterator[Opened]:
+        while True:
+            what = Selection(start=start, stop=self.size, source=source, subject=subject, type=event_type)
+            found = await self._entries.select(what, limit=PAGE)
+            for one in found:
+                yield Opened(one.index, decode_entry(one.entry))
+            if len(found) < PAGE:
+                return
+            start = found[-1].index + 1
+
+    async def newest(self, source: str, event_type: str) -> Opened | None:
+        what = Selection(stop=self.size, source=source, type=event_type, newest_first=True)
+        for one in await self._entries.select(what, limit=1):
+            return Opened(one.index, decode_entry(one.entry))
+        return None
+
+    async def content(self) -> ContentStore:
+        return self._content
+
+
+@dataclass
+class Recording:
+    """An open ledger in a directory."""
+
+    root: Path
+    store: SqliteEntryStore
+    sequencer: Sequencer
+    content: ContentStore
+
+    def view(self, size: int | None = None) -> PlainView:
+        return PlainView(self.store, self.content, size)
+
+    def subject(self, *, clock: Clock | None = None, **options: JsonValue) -> Subject:
+        return Subject(
+            "db",
+            ASSET,
+            options,
+            self.view(),
+            LeasedAppender(self.sequencer, self.content),
+            self.content,
+            clock or SystemClock(),
+            ACTOR,
+            self.root,
+        )
+
+    def capture(self, source: PsycopgSource, *, clock: Clock | None = None, **options: JsonValue) -> PostgresCapture:
+        return PostgresCapture(self.subject(clock=clock, **options), source)
+
+    async def types(self) -> list[str]:
+        """The types of all entries, in order."""
+        return [one.entry.event.type async for one in self.view().entries(ASSET)]
+
+
+@asynccontextmanager
+async def recording(root: Path) -> AsyncIterator[Recording]:
+    """Open, or make, the ledger there."""
+    root.mkdir(exist_ok=True, parents=True)
+    store = await SqliteEntryStore.open(root / "entries.sqlite", create=not (root / "entries.sqlite").exists())
+    (root / "content").mkdir(exist_ok=True)
+    objects = DirectoryStore(root / "content")
+    index = ChunkIndex(root / "index.sqlite")
+    content = ContentStore(objects, KEYS, index, Leases(objects))
+    try:
+        async with Sequencer(store, SystemClock()) as sequencer:
+            yield Recording(root, store, sequencer, content)
+    finally:
+        index.close()
+        await store.close()
+
+
+def source_of(server: PostgresServer, database: str = "postgres") -> PsycopgSource:
+    """The driver for a database of a test's server, with the tools of its own release."""
+    return PsycopgSource(PostgresPlace("127.0.0.1", server.port, database, USER), tools=server.binaries)
+
+
+def sql(server: PostgresServer, *statements: str, database: str = "postgres") -> list[tuple[object, ...]]:
+    """Run statements, each by itself; the rows of the last one."""
+    with connect(server, database) as connection:
+        for statement in statements:
+            cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def connect(server: PostgresServer, database: str = "postgres") -> psycopg.Connection[tuple[object, ...]]:
+    """A connection of the test's own."""
+    return psycopg.connect(
+        host="127.0.0.1", port=server.port, dbname=database, user=USER, autocommit=True, connect_timeout=10
+    )
+
+
+def contents(server: PostgresServer, database: str) -> Mapping[str, str]:
+    """What each table holds, in any order, as a digest of its rows in text; the test's own way to count."""
+    found: dict[str, str] = {}
+    with connect(server, database) as connection:
+        for (name,) in connection.execute(_NAMES).fetchall():
+            found[str(name)] = str(connection.execute(_CONTENT.format(name).encode()).fetchall()[0][0])
+    return found
+
+
+def schema_of(server: PostgresServer, database: str) -> str:
+    """What pg_dump says of how it is made, but for our own publications and what changes with each run."""
+    done = subprocess.run(
+        [server.binaries / "pg_dump", "--schema-only", "-h", "127.0.0.1", "-p", str(server.port), "-U", USER, database],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return "\n".join(
+        line
+        for line in done.stdout.splitlines()
+        if "jinshi_" not in line and not line.startswith(("--", "\\")) and line.strip()
+    )
+
+
+def pgbench(server: PostgresServer, *options: str, database: str = "postgres") -> subprocess.CompletedProcess[str]:
+    """Run the server's own pgbench."""
+    command = [server.binaries / "pgbench", "-h", "127.0.0.1", "-p", str(server.port), "-U", USER, *options, database]
+    return subprocess.run(command, capture_output=True, check=True, text=True)

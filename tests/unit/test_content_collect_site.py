@@ -1,0 +1,180 @@
+"""Collecting content at a site: only what was unneeded for long, and never under a mirror that counts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+
+from ledger.content import referenced_packs
+from ledger.content.index import digests_under
+from ledger.core.manifest import LISTS, PACKS
+from ledger.errors import CompareFailed, StoreUnavailable, Tampered
+from ledger.store.base import ObjectStore
+from ledger.store.faulty import FaultyObjectStore, Outcome
+from ledger.store.forwarding import ForwardingObjectStore
+from replication.collect import (
+    CANDIDATES,
+    GRACE_DAYS,
+    REMOVING,
+    SiteCollected,
+    Unneeded,
+    format_unneeded,
+    read_unneeded,
+)
+from restore.fetch import verify_site
+from tests.support.content import SMALL, keys_under, noise, refer, stored
+from tests.support.replicas import NEAR, Replicas
+
+GRACE_S = timedelta(days=GRACE_DAYS).total_seconds()
+
+
+@pytest.fixture
+async def replicas() -> Replicas:
+    """With one content that is referred to, and another, at the primary and at the site, that is not."""
+    replicas = await Replicas(sites=[NEAR]).begin()
+    await refer(replicas, noise(1, 70 * SMALL.pack_size))
+    await replicas.replicate()
+    before = await keys_under(replicas.published, PACKS)
+    await stored(replicas.published, noise(2, 100_000))
+    for key in await keys_under(replicas.published, PACKS):
+        if key not in before:
+            await replicas.places[NEAR].objects.put_immutable(key, (await replicas.published.get(key)).data)
+    return replicas
+
+
+async def packs(replicas: Replicas) -> set[bytes]:
+    objects = replicas.places[NEAR].objects
+    return await digests_under(objects, PACKS) | await digests_under(objects, LISTS)
+
+
+async def referred(replicas: Replicas) -> set[bytes]:
+    return await referenced_packs(replicas.store, replicas.published)
+
+
+async def test_what_is_unneeded_goes_once_it_was_so_for_long_enough_and_nothing_else(replicas: Replicas) -> None:
+    free = len(await packs(replicas) - await referred(replicas))
+    assert free
+    assert await replicas.mirror(NEAR).collect() == SiteCollected(free)
+    replicas.clock.advance(GRACE_S - 1)
+    assert await replicas.mirror(NEAR).collect() == SiteCollected(free)
+    replicas.clock.advance(1)
+    assert await replicas.mirror(NEAR).collect() == SiteCollected(free, free)
+    assert await packs(replicas) == await referred(replicas)
+    assert await replicas.mirror(NEAR).collect() == SiteCollected()
+    await replicas.advance_to(4)
+
+
+async def test_what_is_referred_to_meanwhile_stays(replicas: Replicas) -> None:
+    await replicas.mirror(NEAR).collect()
+    await refer(replicas, noise(2, 100_000))
+    await replicas.replicate()
+    replicas.clock.advance(GRACE_S)
+    before = await packs(replicas)
+    assert await replicas.mirror(NEAR).collect() == SiteCollected()
+    assert await packs(replicas) == before == await referred(replicas)
+
+
+async def test_what_a_lock_keeps_stays_and_is_counted(replicas: Replicas) -> None:
+    def refuse(operation: str, _key: str) -> Outcome:
+        return Outcome.FAIL_NOT_PERSISTED if operation == "purge" else Outcome.PASS
+
+    objects = FaultyObjectStore(replicas.places[NEAR].objects, refuse)
+    first = await replicas.mirror(NEAR, objects=objects).collect()
+    replicas.clock.advance(GRACE_S)
+    assert await replicas.mirror(NEAR, objects=objects).collect() == SiteCollected(first.unneeded, 0, first.unneeded)
+    assert (await replicas.mirror(NEAR).collect()).removed == first.unneeded
+
+
+async def test_nothing_goes_while_it_cannot_be_told_what_is_needed(replicas: Replicas) -> None:
+    await replicas.mirror(NEAR).collect()
+    replicas.clock.advance(GRACE_S)
+    (key,) = await keys_under(replicas.places[NEAR].objects, LISTS)
+    await replicas.places[NEAR].objects.delete(key)
+    before = await packs(replicas)
+    with pytest.raises(Tampered, match="scrub first"):
+        await replicas.mirror(NEAR).collect()
+    assert await packs(replicas) == before
+
+
+class Meanwhile(ForwardingObjectStore):
+    """Something happens once, at the first write to a key."""
+
+    def __init__(self, inner: ObjectStore, key: str, act: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(inner)
+        self._key, self._act, self._done = key, act, False
+
+    async def replace(self, key, data, *, expected):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        if key == self._key and not self._done:
+            self._done = True
+            await self._act()
+        return await super().replace(key, data, expected=expected)
+
+
+async def _about_to_go(replicas: Replicas) -> None:
+    """Everything is ready for a removal, and an entry that refers to it again waits to be cosigned."""
+    await replicas.mirror(NEAR).collect()
+    replicas.clock.advance(GRACE_S)
+    await refer(replicas, noise(2, 100_000))
+    await replicas.follower(NEAR).run_once()
+
+
+async def _is_whole(replicas: Replicas) -> None:
+    await replicas.replicate()
+    copy = await replicas.open(NEAR)
+    await verify_site(copy)
+    assert await referred(replicas) <= await packs(replicas)
+
+
+async def test_a_mirror_that_cosigns_right_before_a_removal_stops_it(replicas: Replicas) -> None:
+    await _about_to_go(replicas)
+    memory = Meanwhile(replicas.places[NEAR].memory, REMOVING, lambda: replicas.mirror(NEAR).advance())
+    await replicas.mirror(NEAR, memory=memory).collect()
+    await _is_whole(replicas)
+
+
+async def test_a_mirror_that_has_verified_before_a_removal_does_not_cosign_after_it(replicas: Replicas) -> None:
+    await _about_to_go(replicas)
+    memory = Meanwhile(replicas.places[NEAR].memory, "cosigned", lambda: replicas.mirror(NEAR).collect())
+    with pytest.raises(CompareFailed):
+        await replicas.mirror(NEAR, memory=memory).advance()
+    assert not await referred(replicas) <= await packs(replicas), "it went"
+    await _is_whole(replicas)
+
+
+async def test_a_removal_that_was_killed_before_it_took_effect_is_dropped_when_more_is_cosigned(
+    replicas: Replicas,
+) -> None:
+    await _about_to_go(replicas)
+    state = replicas.places[NEAR].memory
+
+    async def killed() -> None:
+        raise StoreUnavailable("killed")
+
+    verified = replicas.mirror(NEAR, memory=Meanwhile(state, "cosigned", lambda: _begin_removal(replicas, killed)))
+    await verified.advance()
+    assert await referred(replicas) <= await packs(replicas)
+    await _is_whole(replicas)
+
+
+async def _begin_removal(replicas: Replicas, killed: Callable[[], Awaitable[None]]) -> None:
+    memory = Meanwhile(replicas.places[NEAR].memory, "cosigned", killed)
+    with pytest.raises(StoreUnavailable):
+        await replicas.mirror(NEAR, memory=memory).collect()
+
+
+async def test_a_removal_that_was_killed_in_the_middle_is_finished_before_anything_is_cosigned(
+    replicas: Replicas,
+) -> None:
+    await _about_to_go(replicas)
+    state = replicas.places[NEAR].memory
+    (before, tag), known = await read_unneeded(state, CANDIDATES), await replicas.mirror(NEAR).cosigned()
+    assert known is not None
+    assert before.found
+    assert tag is not None
+    removing = format_unneeded(Unneeded(known.checkpoint.size, before.found))
+    await state.replace(REMOVING, removing, expected=None)
+    with pytest.raises(Tampered, match="is missing at"):
+        await replicas.mirror(NEAR).advance()
+    await _is_whole(replicas)

@@ -47,7 +47,8 @@ class Option:
 class Kind:
     """What can be protected in one way. `sealing`: the type of the entry that ends a consistent point; '': it has none.
 
-    `one_of`: of these options exactly one is given.
+    `one_of`: of these options exactly one is given. `left`: what stays at the system when nothing captures it any more,
+    and would do harm there.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Kind:
     required_secrets: tuple[str, ...] = ()
     one_of: tuple[str, ...] = ()
     captured: bool = True
+    left: str = ""
 
 
 def is_text(value: JsonValue) -> bool:
@@ -128,6 +130,11 @@ def _kinds(*kinds: Kind) -> Mapping[str, Kind]:
     return MappingProxyType({kind.name: kind for kind in kinds})
 
 
+SLOTS: Final = (
+    "its replication slots stay on the server, which keeps its log for them until its disk is full: drop them there "
+    "(SELECT slot_name FROM pg_replication_slots; pg_drop_replication_slot)"
+)
+
 # `within` is where `restore group` puts an asset in its directory, where that is not a place of the asset's own name.
 # `beside` names what lies beside an asset and is known to need no protection: jinshi doctor does not ask about it.
 KINDS: Final = _kinds(
@@ -158,6 +165,7 @@ KINDS: Final = _kinds(
             "beside": TEXTS,
         },
         sealing="database.sealed.v1",
+        left=SLOTS,
         secrets=("dsn",),
         required_secrets=("dsn",),
     ),
@@ -174,6 +182,7 @@ KINDS: Final = _kinds(
             "beside": TEXTS,
         },
         sealing="cluster.sealed.v1",
+        left=SLOTS,
         secrets=("dsn",),
         required_secrets=("dsn",),
     ),

@@ -19,6 +19,27 @@ TREES: Final = ("/boot", "/var/spool/cron")
 """Protected where they are there, besides /etc and what is named."""
 HOMES: Final = ("/home", "/root", "/srv", "/usr/local")
 """What is protected of them is what is there, where nothing else is named."""
+SYSTEM: Final = {
+    "/": (
+        "bin",
+        "dev",
+        "lib",
+        "lib32",
+        "lib64",
+        "libx32",
+        "media",
+        "mnt",
+        "proc",
+        "run",
+        "sbin",
+        "sys",
+        "tmp",
+        "usr",
+        "var",
+    ),
+    "/usr": ("bin", "games", "include", "lib", "lib32", "lib64", "libexec", "libx32", "sbin", "share", "src"),
+}
+"""What lies beside a tree there and is no finding of jinshi doctor: it comes back with the packages, or never."""
 COMMAND_LINE: Final = "/proc/cmdline"
 PACKAGES_NAME: Final = "packages.list"
 UNITS: Final = "/usr/lib/systemd/system"
@@ -123,6 +144,8 @@ def _packages(host: Host) -> list[str] | None:
 def _tree(host: Host, tree: str) -> Asset:
     path = _in(host, tree)
     options: dict[str, JsonValue] = {"path": str(path), "within": tree.strip("/")}
+    if beside := SYSTEM.get(str(PurePosixPath(tree).parent)):
+        options["beside"] = list(beside)
     own = [one for one in host.own if one.is_relative_to(path)]
     if any(path.is_relative_to(one) for one in host.own):
         raise InvalidRequest(f"{path} is Jinshi's own", hint="leave it out: a ledger is protected by its sites")

@@ -49,7 +49,10 @@ class Watch:
             return []
         lags = await self._lag.of(assets, {site.size for site in sites})
         head = (await self._entries.head()).size
-        drills = [drill for site in sites if (drill := await self._drill(site.name, head)) is not None]
+        # Up to the last drill of all: until there is another one, nothing is searched for.
+        last = await self._last(acts_source(self._origin), DRILLED, head)
+        drilled = 0 if last is None else last.index + 1
+        drills = [drill for site in sites if (drill := await self._drill(site.name, drilled)) is not None]
         now_us = round(self._clock.now().timestamp() * 1_000_000)
         found: list[tuple[Asset, list[Finding]]] = []
         for asset in assets:
@@ -60,7 +63,7 @@ class Watch:
                 None if sealed is None else sealed.index,
                 None if seen is None else event_time_us(seen.entry.recordedtime),
                 {site.name: lags[site.size, asset.name] for site in sites},
-                await self._drills(asset, sites, head),
+                await self._drills(asset, sites, drilled),
             )
             grade = grade_of(asset.grade)
             found.append((asset, findings(facts, grade, sites, drills, now_us, grace_s=self._grace_s)))

@@ -215,14 +215,18 @@ def resume(context: typer.Context, name: Name, json: Json = False) -> None:
 @asset_app.command(epilog=RETIRE_EXAMPLES)
 def retire(context: typer.Context, name: Name, reason: Reason, json: Json = False) -> None:
     """End the protection of an asset. What is recorded of it stays, and can be restored."""
-    _turn(context, lambda session: registering.retire(session, name, reason), "retired", json=json)
+    registered = _turn(context, lambda session: registering.retire(session, name, reason), "retired", json=json)
+    if left := kind_of(registered.asset.kind).left:
+        render.warn(f"{name}: {left}")
 
 
 def _turn(
     context: typer.Context, act: Callable[[Session], Coroutine[Any, Any, Registered]], done: str, *, json: bool
-) -> None:
+) -> Registered:
     session = session_of(context)
-    _say(run_async(lambda: act(session)), done, json=json)
+    registered = run_async(lambda: act(session))
+    _say(registered, done, json=json)
+    return registered
 
 
 def _say(registered: Registered, done: str, *, json: bool) -> None:

@@ -79,7 +79,7 @@ async def drill_assets(session: Session, drill: Drill, bars: Bars, say: Say) -> 
         assets = drill.wanted.of(known)
         _check(known, assets, drill)
         where = Where(drill.place, passphrase, drill.policy)
-        where = Where(await _site(ledger, where, drill.wanted), passphrase, drill.policy)
+        where = Where(await _site(ledger, where, drill.wanted, say), passphrase, drill.policy)
         with os_errors(drill.scratch), tempfile.TemporaryDirectory(prefix="jinshi-drill-", dir=drill.scratch) as room:
             if RUN_AS in drill.sets:  # whoever that is has to reach it; what is restored has modes of its own
                 Path(room).chmod(0o711)
@@ -102,7 +102,7 @@ def _check(known: Assets, assets: Sequence[Asset], drill: Drill) -> None:
             size_of_mark(known, asset.name, drill.wanted.at)
 
 
-async def _site(ledger: OpenLedger, where: Where, wanted: Wanted) -> str:
+async def _site(ledger: OpenLedger, where: Where, wanted: Wanted, say: Say) -> str:
     """The site to restore from; of several the best. A drill from the ledger itself would prove nothing.
 
     Raises InvalidRequest, Unavailable.
@@ -116,6 +116,7 @@ async def _site(ledger: OpenLedger, where: Where, wanted: Wanted) -> str:
     size = None if wanted.index is None else wanted.index + 1
     for chosen in await copies_of(ledger, where, size):
         if chosen.name != PRIMARY:
+            say(chosen.why)
             return chosen.name
     raise Unavailable("no site can be restored from", hint="see jinshi status, or name one with --from")
 
@@ -140,7 +141,8 @@ async def _rehearsed(at: _Drilling, assets: Sequence[Asset], places: Places) -> 
     done: Done | None = None
     failed: JinshiError | None = None
     try:
-        done = await restore_assets(at.session.ledger, at.session.environment, at.where, request, at.bars, at.say)
+        environment = at.session.environment
+        done = await restore_assets(at.session.ledger, environment, at.where, request, at.bars, _nothing)
     except JinshiError as unusable:  # the copy as a whole: no asset comes back from it
         failed = unusable
     finally:
@@ -172,6 +174,10 @@ async def _rehearsed(at: _Drilling, assets: Sequence[Asset], places: Places) -> 
         )
         reports.append(_judged(asset, rehearsed, drill))
     return reports
+
+
+def _nothing(_line: str) -> None:
+    """What is decided about copies is decided before: there is one, and what is wrong with it is in the reports."""
 
 
 async def _removed(asset: Asset, place: str, done: Done | None, say: Say) -> None:

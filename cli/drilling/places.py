@@ -19,6 +19,8 @@ from restore.rebuild.places import remove as discard
 
 POSTGRES: Final = "postgres"
 COMMANDS: Final = "commands"
+EVENTS: Final = "events"
+STDOUT: Final = "-"
 FILE: Final = "file:"
 
 
@@ -35,10 +37,11 @@ def places_for(assets: Sequence[Asset], given: Mapping[str, str], scratch: Path)
 
     Raises InvalidRequest: a place is given for what is not drilled, or something is there.
     """
+    by_name = {asset.name: asset for asset in assets}
     for name, place in given.items():
-        if name not in {asset.name for asset in assets}:
+        if name not in by_name:
             raise InvalidRequest(f"a place is given for {name}, which is not drilled", hint="leave it out")
-        if (path := path_of(place)) is not None and os.path.lexists(path):
+        if (path := path_of(by_name[name], place)) is not None and os.path.lexists(path):
             raise InvalidRequest(
                 f"{path} is there already", hint="a drill makes its place, and removes it: name another"
             )
@@ -57,10 +60,16 @@ def places_for(assets: Sequence[Asset], given: Mapping[str, str], scratch: Path)
     return Places(of, missing)
 
 
-def path_of(place: str) -> Path | None:
+def path_of(asset: Asset, place: str) -> Path | None:
     """The file or directory that a place is; None: it is a database, a URL or stdout."""
-    text = place.removeprefix(FILE)
-    return Path(text).absolute() if "/" in text and "://" not in text else None
+    is_path = {
+        POSTGRES: False,
+        COMMANDS: place.startswith(FILE) or "/" in place,
+        EVENTS: place != STDOUT and "://" not in place,
+    }.get(asset.kind, True)
+    if not is_path:
+        return None
+    return Path(place.removeprefix(FILE) if asset.kind == COMMANDS else place).absolute()
 
 
 async def check_new(asset: Asset, place: str) -> None:
@@ -82,7 +91,7 @@ async def remove(asset: Asset, place: str) -> str:
         async with _server(place) as (server, database):
             await server.script(f"DROP DATABASE IF EXISTS {quoted(database)} WITH (FORCE)")
         return ""
-    path = path_of(place)
+    path = path_of(asset, place)
     if path is None:
         return f"what was restored of {asset.name} stays where --to or --place said: remove it"
     try:

@@ -135,6 +135,32 @@ def audit(demo: Demo) -> None:
     demo.ledger = demo.directory / "ledger"
 
 
+def keep_a_tree(demo: Demo, editions: list[Path]) -> None:
+    demo.step(
+        "Protect a tree of files, and name a moment",
+        """The portal's files are an asset: every change to a path becomes an entry, sealed, and its content lies beside
+        the log, cut into chunks that are stored once. Its grade says how many sites must have it. Then a mark is set,
+        and an upgrade goes wrong.""",
+    )
+    portal = demo.directory / "portal"
+    (portal / "公告").mkdir(parents=True)
+    for edition in editions:
+        shutil.copy(edition, portal / "公告" / f"{edition.parent.name}.csv")
+    (portal / "index.html").write_text("<h1>省政府门户网站</h1>\n", encoding="utf-8")
+    (portal / "latest.csv").symlink_to(Path("公告") / f"{editions[-1].parent.name}.csv")
+    options = ["--kind", "files", "--grade", "3", "--owner", "portal office", "--group", "portal"]
+    demo.jinshi("asset", "add", "portal", *options, "--set", f"path={portal}", shows="portal")
+    demo.jinshi("mark", "before-the-upgrade", "--group", "portal", shows="before-the-upgrade")
+    shutil.copytree(portal, demo.directory / "as-it-was", symlinks=True)
+    (portal / "index.html").write_text("it works!\n", encoding="utf-8")
+    shutil.rmtree(portal / "公告")
+    demo.jinshi("capture", "portal", shows="portal")
+    demo.jinshi("replicate", "--once", shows="verified and cosigned")
+    custodian = demo.directory / "custodian"
+    custodian.mkdir()
+    shutil.copy(demo.directory / "ledger-keys" / "recovery.key", custodian)
+
+
 def rehearse(demo: Demo) -> None:
     demo.step(
         "Rehearse the worst day",
@@ -146,17 +172,22 @@ def rehearse(demo: Demo) -> None:
 
 def recover(demo: Demo, published: Path) -> None:
     demo.step(
-        "Lose the primary, and restore it from the remote site's path alone",
-        """Ledger and keys are deleted. What is left is the remote site and the auditor's trust policy. Everything is
-        verified before it is written. The drill's report is the one entry that had not been replicated. As nobody can
-        prove that the lost primary signed no more, the ledger goes on under a successor name, with a new key.""",
+        "Lose the primary, and restore it from the remote site alone",
+        """Ledger, keys and the portal are deleted. What is left is the remote site, the auditor's trust policy and the
+        custodian's recovery key, which opens what is sealed. Everything is verified before it is written. The drill's
+        report is the one entry that had not been replicated. As nobody can prove that the lost primary signed no more,
+        the ledger goes on under a successor name, with a new key.""",
     )
-    for name in ("ledger", "ledger-keys"):
+    for name in ("ledger", "ledger-keys", "portal"):
         shutil.rmtree(demo.directory / name)
-    print("$ rm -r ledger ledger-keys")
+    print("$ rm -r ledger ledger-keys portal")
     demo.ledger = None
-    place = ["--from", "ledger-sites/remote", "--policy", "auditor/trust.policy", "--to", "restored"]
-    demo.jinshi("restore", "ledger", *place, shows="every one verified")
+    left = ["--from", "ledger-sites/remote", "--policy", "auditor/trust.policy"]
+    left += ["--recovery-key", "custodian/recovery.key"]
+    demo.jinshi("restore", "asset", "portal", "--at", "before-the-upgrade", *left, "--to", "portal", shows="portal")
+    same = tree_of(demo.directory / "portal") == tree_of(demo.directory / "as-it-was")
+    demo.check(same, "the portal is as it was before the upgrade")
+    demo.jinshi("restore", "ledger", *left, "--to", "restored", shows="every one verified")
     demo.ledger = demo.directory / "restored"
 
     name = published.parent.name
@@ -192,6 +223,17 @@ def tamper(demo: Demo) -> None:
     demo.jinshi("verify", shows="the ledger is whole")
 
 
+def tree_of(root: Path) -> dict[str, bytes]:
+    """What a tree holds, by path; of a link where it leads."""
+    found = {}
+    for path in root.rglob("*"):
+        if path.is_symlink():
+            found[str(path.relative_to(root))] = bytes(path.readlink())
+        else:
+            found[str(path.relative_to(root))] = path.read_bytes() if path.is_file() else b""
+    return found
+
+
 def fresh_directory() -> Path:
     """The first of demo/1, demo/2, ... that is not there yet; nothing is overwritten."""
     number = 1
@@ -219,6 +261,7 @@ def main() -> int:
         record(demo, editions)
         protect(demo)
         audit(demo)
+        keep_a_tree(demo, editions)
         rehearse(demo)
         recover(demo, editions[0])
         tamper(demo)
@@ -227,7 +270,8 @@ def main() -> int:
         return 1
     print(
         f"\nDemo passed in {time.monotonic() - started:.0f} s: {len(editions)} editions recorded, replicated, audited, "
-        "proven offline, drilled, lost, restored from one site, exported byte for byte; a flipped byte was caught."
+        "proven offline, drilled, lost, restored from one site, exported byte for byte; a tree came back as it was at "
+        "a mark; a flipped byte was caught."
     )
     return 0
 

@@ -89,6 +89,7 @@ async def test_every_point_comes_back_as_it_was(binaries: Path) -> None:
             assert await one.restored_dump(size) == points[size]
 
 
+@pytest.mark.slow
 async def test_where_the_server_refuses_an_incremental_backup_a_full_one_says_why() -> None:
     async with protected(summarize_wal="on", min_wal_size="32MB", max_wal_size="32MB") as one:
         await one.once()
@@ -106,6 +107,7 @@ async def test_where_the_server_refuses_an_incremental_backup_a_full_one_says_wh
         assert "no incremental backup could be taken: " in base.why_full
 
 
+@pytest.mark.slow
 async def test_a_point_between_two_seals_by_position_or_time() -> None:
     async with protected() as one:
         sql(one.server, "CREATE TABLE t (n int)", "INSERT INTO t VALUES (1)")
@@ -129,6 +131,24 @@ async def test_a_point_between_two_seals_by_position_or_time() -> None:
             await one.restore(time="2999-01-01T00:00:00Z")
         with pytest.raises(InvalidRequest, match="no base backup leads to"):
             await one.restore(lsn="0/100")
+
+
+@pytest.mark.slow
+async def test_a_user_with_replication_and_pg_monitor_is_enough() -> None:
+    """And a password that has to be given reaches every tool, and no command line."""
+    async with protected() as one:
+        sql(one.server, "CREATE ROLE backup LOGIN REPLICATION PASSWORD 's@crt' IN ROLE pg_monitor")
+        hba = one.server.root / "data" / "pg_hba.conf"
+        lines = "host all backup all scram-sha-256\nhost replication backup all scram-sha-256\n"
+        hba.write_text(lines + hba.read_text())
+        sql(one.server, "SELECT pg_reload_conf()")
+        with pytest.raises(CaptureFailed, match="cannot be used: it ended with status 2"):
+            await cluster_capture(one.ledger, one.server, user="backup").once()
+        captured = await cluster_capture(one.ledger, one.server, user="backup:s%40crt").once()
+        assert captured.counts["base backups"] == 1
+        sql(one.server, "CREATE TABLE t (n int)")
+        await cluster_capture(one.ledger, one.server, user="backup:s%40crt").once()
+        assert await one.restored_dump() == dump(one.server)
 
 
 async def test_nothing_new_is_said_to_be_nothing_new() -> None:
@@ -258,12 +278,14 @@ async def test_an_archiver_that_fails_holds_up_base_backups_and_not_the_log() ->
             if sql(one.server, "SELECT last_failed_time FROM pg_stat_archiver")[0][0]:
                 break
             time.sleep(0.05)
+        await asyncio.sleep(1.1)
         captured = await one.once(base_every_s=1)
         assert "archive_command fails" in captured.problems[0]
         assert captured.counts["base backups"] == 0
         assert captured.counts["segments"] > 0
 
 
+@pytest.mark.slow
 async def test_the_log_is_sealed_while_a_base_backup_is_taken() -> None:
     """Its server takes its time for it: the checkpoint that it begins with is spread."""
     async with protected(checkpoint_timeout="30s", checkpoint_completion_target="0.2") as one:
@@ -348,6 +370,52 @@ async def test_a_failover_is_followed_and_both_sides_of_it_come_back() -> None:
         place = await one.restore(before.index + 1)
         with restored_server(place, one.server.binaries) as server:
             assert sql(server, "SELECT n FROM t") == [(1,)]
+
+
+@pytest.mark.slow
+async def test_what_a_failover_has_lost_is_said_and_still_in_the_ledger() -> None:
+    async with protected() as one:
+        sql(one.server, "CREATE TABLE t (n int)", "INSERT INTO t VALUES (1)")
+        with reachable_directory() as directory:
+            standby = standby_of(one.server, directory)
+            standby.start()
+            try:
+                await one.once()
+                caught_up(one.server, standby)
+                standby.stop()
+                write_log(one.server, 2)
+                sql(one.server, "INSERT INTO t VALUES (2)")
+                lost = await one.once()
+                one.server.stop()
+                standby.start()
+                sql(standby, "SELECT pg_promote()", "INSERT INTO t VALUES (3)")
+                after = await one.once(standby)
+            finally:
+                standby.stop()
+        assert (
+            f"was lost at the failover, or given up by a restore, and can be restored as of entry {lost.index}"
+            in after.problems[0]
+        )
+        for size, rows in ((lost.index + 1, [(1,), (2,)]), (after.index + 1, [(1,), (3,)])):
+            with restored_server(await one.restore(size), one.server.binaries) as server:
+                assert sql(server, "SELECT n FROM t ORDER BY n") == rows
+
+
+@pytest.mark.slow
+async def test_a_restored_cluster_is_captured_on_as_the_same_asset() -> None:
+    async with protected() as one:
+        sql(one.server, "CREATE TABLE t (n int)")
+        await one.once()
+        sql(one.server, "INSERT INTO t VALUES (1)")
+        await one.once()
+        one.server.stop()
+        with restored_server(await one.restore(), one.server.binaries) as server:
+            sql(server, "INSERT INTO t VALUES (2)")
+            captured = await one.once(server)
+            assert captured.problems == ()
+            assert captured.counts["base backups"] == 0
+            wanted = dump(server)
+        assert await one.restored_dump() == wanted
 
 
 def standby_of(server: PostgresServer, directory: Path) -> PostgresServer:

@@ -46,3 +46,5 @@ def test_a_database_is_protected_from_the_command_line(tmp_path: Path) -> None:
         jinshi("rows", "人口库", "public.nobody", "7", code=2)
         shown = json.dumps(jinshi("log", "--json").json_lines, ensure_ascii=False)
         assert address not in shown, "where it is stays out of the ledger"
+        retired = jinshi("asset", "retire", "人口库", "--reason", "moved")
+        assert "its replication slots stay on the server" in retired.stderr, "which would fill its disk in silence"

@@ -129,7 +129,17 @@ def test_a_host_comes_back_as_it_was_at_a_mark(jinshi: Jinshi, tmp_path: Path) -
         ["dpkg-query", "-W", "-f", "${Version}", "dpkg"], check=True, capture_output=True, text=True
     )
     assert f"# dpkg={version.stdout}" in (tmp_path / "one/packages.list").read_text().splitlines()
-    # What is drilled is the host, from a site.
+    # What is drilled is the host, from a site; and what no asset covers is found, but for what packages bring back.
+    make_host(root)
+    assert jinshi("doctor", "--json").json["passed"]
+    write(root / "opt/own/data", "x")
+    found = {one["what"] for asset in jinshi("doctor", "--json", code=1).json["assets"] for one in asset["findings"]}
+    assert found == {f"beside it in {root} no asset covers: opt"}
+    asset = ("web1-opt", "--kind", "files", "--grade", 1, "--owner", "x", "--group", "web1", "--set", "within=opt")
+    jinshi("asset", "add", *asset, "--set", f"path={root}/opt", "--set", "beside=usr")
+    jinshi("capture", "web1-opt")
+    jinshi("replicate", "--once")
+    assert jinshi("doctor", "--json").json["passed"]
     assert jinshi("drill", "run", "--group", "web1", "--json").json["passed"]
 
 

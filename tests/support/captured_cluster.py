@@ -24,17 +24,17 @@ from tests.support.postgres import USER, PostgresServer, private_postgres
 RUN_AS = "nobody" if os.getuid() == 0 else ""
 
 
-def dsn_of(server: PostgresServer) -> str:
+def dsn_of(server: PostgresServer, user: str = USER) -> str:
     """As the secret of an asset."""
-    return f"postgresql://{USER}@127.0.0.1:{server.port}/postgres"
+    return f"postgresql://{user}@127.0.0.1:{server.port}/postgres"
 
 
 def cluster_capture(
-    ledger: Recording, server: PostgresServer, *, clock: Clock | None = None, **options: JsonValue
+    ledger: Recording, server: PostgresServer, *, user: str = USER, clock: Clock | None = None, **options: JsonValue
 ) -> ClusterCapture:
     """A capture of a test's server, with the tools of its own release."""
     subject = ledger.subject(clock=clock, **{"bin": str(server.binaries), **options})
-    return ClusterCapture(subject, {"dsn": lambda: dsn_of(server)})
+    return ClusterCapture(subject, {"dsn": lambda: dsn_of(server, user)})
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from cli.drilling.assets import point_age_s
+from cli.drilling.places import path_of
 from ledger.assets import Asset, asset_source, checked
 from ledger.capture.base import Restored
 from ledger.core.event import Event
@@ -59,6 +61,26 @@ def test_every_check_can_fail() -> None:
     assert (red(failed), failed.tampered, failed.size) == (everything, False, 0)
     assert failed.checks[0].detail == "a is not what was captured"
     assert judged(None, Tampered("a pack is damaged")).tampered
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "path"),
+    [
+        ("files", "scratch", "scratch"),
+        ("config", "a/b", "a/b"),
+        ("commands", "file:dump", "dump"),
+        ("commands", "/srv/a.sqlite", "/srv/a.sqlite"),
+        ("commands", "rehearsal", None),
+        ("commands", "-", None),
+        ("events", "all.jsonl", "all.jsonl"),
+        ("events", "https://example.gov/events", None),
+        ("events", "-", None),
+        ("postgres", "postgresql://spare/rehearsal", None),
+    ],
+)
+def test_what_a_drill_removes_is_a_path_or_nothing_of_its_own(kind: str, place: str, path: str | None) -> None:
+    found = path_of(Asset("a", kind, asset_source("a"), 1, "x"), place)
+    assert found == (None if path is None else Path(path).absolute())
 
 
 @pytest.mark.parametrize("kind", ["files", "events"])

@@ -184,7 +184,8 @@ class _Pass:
         if left is not None and left < seal.lsn:
             self._problems.append(
                 f"timeline {line.timeline} has left {seal.timeline} at {format_lsn(left)}: what was captured from "
-                f"there to {format_lsn(seal.lsn)} was lost at the failover, and can be restored as of entry {index}"
+                f"there to {format_lsn(seal.lsn)} was lost at the failover, or given up by a restore, and can be "
+                f"restored as of entry {index}"
             )
 
     # -- the slot --

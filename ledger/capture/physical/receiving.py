@@ -64,10 +64,10 @@ class Receiving:
         self.bytes = 0
 
     def _on_the_line(self, where: Next) -> Next:
-        """A failover may have left the timeline within the segment that was recorded last."""
+        """Where a timeline is left within a segment, the next one's segment of that number has the beginning, too."""
         line = self._line
         left = left_at(line.ancestors, where.timeline)
-        if left is None or where.number * line.segment_size <= left:
+        if left is None or where.number < left // line.segment_size:
             return where
         number = left // line.segment_size
         return Next(timeline_of(line.ancestors, line.timeline, number, line.segment_size), number)

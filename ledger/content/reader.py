@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from ledger.content.index import ChunkIndex, Location, read_digest
 from ledger.core.chunks import ChunkRef, ContentKeys, open_chunk
 from ledger.core.manifest import REF_SIZE, Manifest, decode_refs, pack_key
+from ledger.core.packs import PACK_HEADER
 from ledger.errors import Malformed, ObjectMissing, Tampered
 from ledger.store.base import ObjectStore
+
+T = TypeVar("T")
 
 PACKS_READ_AT_ONCE: Final = 2
 THREADED_SIZE_MIN: Final = 2**16
 """A chunk of fewer bytes is opened at once: handing it to a thread costs more."""
-
 
 PLANNED_MAX: Final = 65_536
 GROUP_SIZE: Final = 2**20
@@ -112,18 +115,20 @@ class ContentReader:
         for pack, following in zip_longest(packs, packs[1:]):
             if following is not None:
                 self._fetch(following)
-            data = await self._pack(pack)
-            async for wanted, opened in self._opened(data, plan.pop(pack)):
+            async for wanted, opened in self._opened(pack, plan.pop(pack)):
                 for places, chunk in zip(wanted, opened, strict=True):
                     for number, offset in places:
                         yield Piece(number, offset, chunk)
+            if following is not None:
+                self._packs.pop(pack, None)  # the last may be the first of what comes next
 
     async def _opened(self, pack: bytes, wanted: _Wanted) -> AsyncIterator[tuple[list[_Places], list[bytes]]]:
         """The chunks of one pack, some at a time, opened in threads."""
+        await self._pack(pack)
         waiting: deque[tuple[list[_Places], asyncio.Task[list[bytes]]]] = deque()
         try:
             for group in _groups(wanted):
-                opening = asyncio.ensure_future(asyncio.to_thread(self._open_all, pack, group))
+                opening = asyncio.ensure_future(self._open_group(pack, group))
                 waiting.append(([wanted[one] for one in group], opening))
                 if len(waiting) >= self._limits.ahead:
                     places, task = waiting.popleft()
@@ -134,7 +139,10 @@ class ContentReader:
         finally:
             await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
 
-    def _open_all(self, pack: bytes, group: list[tuple[ChunkRef, Location]]) -> list[bytes]:
+    async def _open_group(self, pack: bytes, group: list[tuple[ChunkRef, Location]]) -> list[bytes]:
+        return await self._from(pack, lambda data: asyncio.to_thread(self._open_all, group, data))
+
+    def _open_all(self, group: list[tuple[ChunkRef, Location]], pack: bytes) -> list[bytes]:
         return [self._open(ref, location, pack) for ref, location in group]
 
     async def _refs(self, manifest: Manifest, depth: int = 0) -> AsyncIterator[ChunkRef]:
@@ -173,11 +181,14 @@ class ContentReader:
 
     async def _chunk(self, ref: ChunkRef) -> bytes:
         location = self._locate(ref)
-        pack = await self._pack(location.pack)
-        if ref.length < THREADED_SIZE_MIN:
-            return self._open(ref, location, pack)
-        async with self._opening:
-            return await asyncio.to_thread(self._open, ref, location, pack)
+
+        async def opened(pack: bytes) -> bytes:
+            if ref.length < THREADED_SIZE_MIN:
+                return self._open(ref, location, pack)
+            async with self._opening:
+                return await asyncio.to_thread(self._open, ref, location, pack)
+
+        return await self._from(location.pack, opened)
 
     def _locate(self, ref: ChunkRef) -> Location:
         found = self._index.find(ref.id)
@@ -192,6 +203,17 @@ class ContentReader:
         except Tampered as error:
             key = pack_key(location.pack)
             raise Tampered(f"{self._objects.where}/{key}: {error.what}", key=key, hint=error.hint) from error
+
+    async def _from(self, name: bytes, opened: Callable[[bytes], Awaitable[T]]) -> T:
+        """What is opened out of a pack. Every chunk proves itself, so the whole pack is proven only where one does not.
+
+        Then the pack is named as damaged, or what was stored is another version of it.
+        """
+        pack = await self._pack(name)
+        try:
+            return await opened(pack)
+        except Tampered:
+            return await opened(await self._prove(name))
 
     async def _pack(self, name: bytes) -> bytes:
         """A whole pack; those used last are kept. Who asks for one that is being read waits for the same reading."""
@@ -213,7 +235,18 @@ class ContentReader:
         return task
 
     async def _read(self, name: bytes) -> bytes:
+        """A pack as the store has it; when it does not even begin as one, it is proven."""
+        with suppress(ObjectMissing):
+            async with self._reading:
+                data = (await self._objects.get(pack_key(name))).data
+            if data.startswith(PACK_HEADER):
+                return data
+        return await self._prove(name)
+
+    async def _prove(self, name: bytes) -> bytes:
+        """The bytes that have the digest a pack is named by. Raises Tampered: it is damaged, or missing."""
         key = pack_key(name)
+        self._packs.pop(name, None)  # what the store answers with may be another version from then on
         try:
             async with self._reading:
                 return await read_digest(self._objects, key, name)

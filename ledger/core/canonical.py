@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import Iterable
+from typing import Any, NoReturn, TypeAlias, cast
 
 import orjson
 import rfc8785
@@ -40,6 +40,11 @@ def canonicalize(value: JsonValue) -> bytes:
         return _dump(value)
     except (rfc8785.CanonicalizationError, orjson.JSONEncodeError, UnicodeEncodeError) as error:
         raise Malformed(f"the value has no canonical JSON ({error})") from error
+
+
+def canonical_of_parsed(value: JsonValue) -> bytes:
+    """The same for a value, or a part of it, that `parse_json` or `parse_canonical` gave: it is not checked again."""
+    return _dump(value)
 
 
 def _dump(value: JsonValue) -> bytes:
@@ -101,6 +106,9 @@ def parse_json(data: bytes) -> JsonValue:
 
     So a key that stands twice, a lone surrogate, and nesting beyond `NESTING_MAX` are refused.
     """
+    quick: JsonValue = _surely(data, NESTING_MAX)
+    if quick is not _UNSURE:  # most of what is read was written canonically
+        return quick
     value = _parse(data, _strict, NESTING_MAX)
     if _ESCAPED_SURROGATE.search(data) and _LONE_SURROGATE.search(_quick.encode(value)):
         raise Malformed("it holds a lone surrogate, which is no character")
@@ -124,6 +132,7 @@ def parse_canonical(data: bytes, *, nesting_max: int = NESTING_MAX) -> JsonValue
 _UNSURE: Any = object()
 _SURE = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 _FLAT = frozenset({str, int, bool, type(None)})
+_NESTED = frozenset({dict, list})
 
 
 def _surely(data: bytes, nesting_max: int) -> Any:
@@ -143,26 +152,31 @@ def _surely(data: bytes, nesting_max: int) -> Any:
 
 
 def _is_plain(value: object, data: bytes, nesting_max: int) -> bool:
-    """Whether a value holds no float, and is surely not nested too deeply; quick for an object of texts and numbers."""
+    """Whether a value with these canonical bytes holds no float, and is not nested too deeply.
+
+    Quick for an object of texts and numbers, and where there are few brackets, those in texts too.
+    """
     if type(value) is dict:
         for item in value.values():
             if type(item) not in _FLAT:
                 break
         else:
             return nesting_max > 0
-    return data.count(b"[") + data.count(b"{") <= nesting_max and _without_floats(value)
+    if data.count(b"[") + data.count(b"{") > nesting_max and _deeper(cast("JsonValue", value), nesting_max):
+        return False
+    return _without_floats(value)
 
 
 def _without_floats(value: object) -> bool:
-    kind = type(value)
-    if kind is dict:
-        items: Collection[object] = value.values()  # type: ignore[attr-defined]
-    elif kind is list:
-        items = value  # type: ignore[assignment]
-    else:
-        return kind is not float
-    kinds = set(map(type, items))
-    return kinds <= _FLAT or (float not in kinds and all(map(_without_floats, items)))
+    containers: list[Any] = [value] if type(value) in _NESTED else []
+    for container in containers:  # which grows on the way
+        for item in container.values() if type(container) is dict else container:
+            kind = type(item)
+            if kind is list or kind is dict:
+                containers.append(item)
+            elif kind is float:
+                return False
+    return type(value) is not float
 
 
 def is_canonical(data: bytes) -> bool:

@@ -12,7 +12,7 @@ from json.decoder import JSONDecoder, scanstring  # type: ignore[attr-defined]
 from types import MappingProxyType
 from typing import Final, NoReturn
 
-from ledger.core.canonical import INTEGER_MAX, JsonValue, canonicalize, parse_json
+from ledger.core.canonical import INTEGER_MAX, JsonValue, canonical_of_parsed, canonicalize, parse_json
 from ledger.core.encoding import decode_base64
 from ledger.errors import Malformed, MalformedEvent
 
@@ -198,12 +198,12 @@ def is_json_type(content_type: str | None) -> bool:
 
 
 def event_of(value: dict[str, JsonValue]) -> Event:
-    """An event from its attributes in JSON; `value` is used up. Raises MalformedEvent."""
+    """An event from its attributes in JSON, as they were parsed; `value` is used up. Raises MalformedEvent."""
     data: bytes | None = None
     if "data" in value and "data_base64" in value:
         raise MalformedEvent("it has both data and data_base64")
     if "data" in value:
-        data = canonicalize(value.pop("data"))
+        data = canonical_of_parsed(value.pop("data"))
     elif "data_base64" in value:
         data = _base64(value.pop("data_base64"))
     texts: dict[str, str | None] = {}

@@ -149,7 +149,7 @@ def _are_plain(level: list[Any]) -> bool:
         else:
             inner = [one.values() for one in level]
         level = list(chain.from_iterable(inner))
-    return not level
+    return False
 
 
 def _are_texts(texts: list[Any]) -> bool:

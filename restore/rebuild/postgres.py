@@ -293,14 +293,16 @@ class _Rebuilding:
                 transaction = transaction_of(one.entry.event)
                 if transaction.generation != self.seal.generation:
                     continue
-                if transaction.manifest is not None and reader is None:
+                if transaction.manifest is None:
+                    await folding.take(
+                        transaction.changes, transaction.relations, transaction.lsn, len(one.entry.event.data or b"")
+                    )
+                    continue
+                if reader is None:
                     reader = await (await self.view.content()).reading()
-                whole = (
-                    len(one.entry.event.data or b"") if transaction.manifest is None else transaction.manifest.length
-                )
-                size = whole // max(1, transaction.count)
+                size = transaction.manifest.length // max(1, transaction.count)
                 async for relations, change in changes_of(transaction, reader):
-                    await folding.take(change, relations, transaction.lsn, size)
+                    await folding.take((change,), relations, transaction.lsn, size)
             except Malformed as error:
                 raise Tampered(f"entry {one.index} cannot be applied ({error.what})") from error
         await folding.flush()
@@ -388,20 +390,20 @@ class _Folding:
         self._size = 0
         self.changes = 0
 
-    async def take(self, change: Change, relations: Sequence[Relation], lsn: int, size: int) -> None:
-        """One change of a transaction committed at `lsn`. Raises Malformed, CaptureFailed."""
-        numbers = change[1] if change[0] == TRUNCATE else (change[1],)
-        for number in numbers:
-            relation = relations[number]
-            since = self._since.get(relation.oid)
-            if since is None or lsn < since:
-                continue  # a table that is gone or was not asked for, or what its copy has already
-            fold = self._folds[relation.oid]
-            self._touched.add(relation.oid)
-            self.changes += 1
-            if not fold.take(change, relation):
-                await fold.flush(self._session)
-                await fold.move(self._session, change)
+    async def take(self, changes: Sequence[Change], relations: Sequence[Relation], lsn: int, size: int) -> None:
+        """More changes of a transaction committed at `lsn`, of so many bytes. Raises Malformed, CaptureFailed."""
+        for change in changes:
+            for number in change[1] if change[0] == TRUNCATE else (change[1],):
+                relation = relations[number]
+                since = self._since.get(relation.oid)
+                if since is None or lsn < since:
+                    continue  # a table that is gone or was not asked for, or what its copy has already
+                fold = self._folds[relation.oid]
+                self._touched.add(relation.oid)
+                self.changes += 1
+                if not fold.take(change, relation):
+                    await fold.flush(self._session)
+                    await fold.move(self._session, change)
         self._size += size or 200
         if self._size >= FOLDED_SIZE_MAX:
             await self.flush()

@@ -1,7 +1,7 @@
 """`make bench`: every benchmark pairs us with a limit in the same run and prints the ratio. Never a test.
 
 python -m tests.bench [append|merkle|restore|memory|audit|postgres|latency|sites|policies|catchup|day|content|cdc
-    |files|physical] ... [--entries N] [--rounds N] [--seconds N]
+    |files|files-sites|physical] ... [--entries N] [--rounds N] [--seconds N]
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.bench import (
     content,
     day,
     files,
+    files_sites,
     latency,
     merkle,
     physical,
@@ -47,6 +48,7 @@ BENCHES = {
     "content": content.run,
     "cdc": cdc.run,
     "files": files.run,
+    "files-sites": files_sites.run,
     "physical": physical.run,
 }
 
@@ -58,8 +60,8 @@ def main() -> None:
         "--entries",
         type=int,
         default=0,
-        help="entries of memory, audit (default 1,000,000), sites, catchup (100,000); seconds of day; files of content "
-        "and files; scale of cdc",
+        help="entries of memory, audit (default 1,000,000), sites, catchup (100,000); seconds of day; files of "
+        "content, files and files-sites; scale of cdc",
     )
     parser.add_argument("--seconds", type=int, default=60, help="of each run of latency and policies")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is printed")

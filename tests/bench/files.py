@@ -12,6 +12,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +84,9 @@ print(json.dumps([os.waitstatus_to_exitcode(status), seconds, usage.ru_utime + u
 """A process of its own, as a child is counted with the memory of whoever started it."""
 
 
-def measured(*words: str | Path) -> Cost:
+def measured(*words: str | Path, variables: Mapping[str, str] | None = None) -> Cost:
     """A command from its start to its end."""
-    environment = {**os.environ, "RESTIC_PASSWORD": "bench"}
+    environment = {**os.environ, "RESTIC_PASSWORD": "bench", **(variables or {})}
     command = [sys.executable, "-S", "-c", _LAUNCHER, *map(str, words)]
     done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     code, *cost = json.loads(done.stdout)
@@ -156,11 +157,11 @@ async def run(scratch: Path, rounds: int, entries: int) -> None:
     for name, (mine, theirs) in found.items():
         for what, unit, form in (("seconds", "s", ".2f"), ("processor", "s", ".2f"), ("memory", "MiB", ",.0f")):
             values = ([getattr(one, what) for one in some] for some in (mine, theirs))
-            _show(f"files, {name}, {what}", unit, *values, form)
-    _show("files, stored", "MB", [stored[0]], [stored[1]], ",.0f")
+            show(f"files, {name}, {what}", unit, *values, form)
+    show("files, stored", "MB", [stored[0]], [stored[1]], ",.0f")
 
 
-def _show(name: str, unit: str, mine: list[float], theirs: list[float], form: str) -> None:
+def show(name: str, unit: str, mine: list[float], theirs: list[float], form: str) -> None:
     """Less is better: a ratio below one is ours."""
     ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
     a, b = (format(statistics.median(values), form) for values in (mine, theirs))

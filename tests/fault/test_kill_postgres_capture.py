@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -19,6 +20,7 @@ from ledger.capture.base import Restoring
 from ledger.capture.postgres.events import SEALED, parse_seal
 from ledger.capture.postgres.pgoutput import parse_lsn
 from ledger.content import ChunkIndex, ContentStore
+from ledger.errors import InvalidRequest
 from ledger.store.directory import DirectoryStore
 from ledger.store.sqlite import SqliteEntryStore
 from restore.rebuild.postgres import rebuild_postgres
@@ -26,7 +28,13 @@ from tests.support.captured_postgres import ASSET, PlainView, connect, contents,
 from tests.support.content import KEYS
 from tests.support.postgres import USER, PostgresServer, private_postgres
 
-Oracle = list[tuple[int, Mapping[str, str]]]
+
+class Observed(NamedTuple):
+    """What was there at a seal, as questions to the server tell, and in the long form as `pg_dump` does."""
+
+    index: int
+    contents: Mapping[str, str]
+    dump: list[str] | None
 
 
 @pytest.mark.slow
@@ -36,10 +44,10 @@ async def test_killed_at_random(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 async def test_killed_at_random_for_five_minutes(tmp_path: Path) -> None:
-    await killed(tmp_path, seconds=300, kills=60, seed=random.randrange(10_000))
+    await killed(tmp_path, seconds=300, kills=60, seed=random.randrange(10_000), dumped=True)
 
 
-async def killed(tmp_path: Path, *, seconds: float, kills: int, seed: int) -> None:
+async def killed(tmp_path: Path, *, seconds: float, kills: int, seed: int, dumped: bool = False) -> None:
     print(f"seed={seed}")
     dice = random.Random(seed)
     with private_postgres() as server:
@@ -50,7 +58,8 @@ async def killed(tmp_path: Path, *, seconds: float, kills: int, seed: int) -> No
         sql(server, "ALTER TABLE pgbench_history ADD COLUMN id bigserial PRIMARY KEY")
         sql(server, "CREATE TABLE other (id serial PRIMARY KEY)")
         worker = start_worker(tmp_path / "ledger", server)
-        oracle: Oracle = []
+        await begun(tmp_path / "ledger")
+        oracle: list[Observed] = []
         try:
             with working(server):
                 for number in range(kills):
@@ -63,7 +72,7 @@ async def killed(tmp_path: Path, *, seconds: float, kills: int, seed: int) -> No
                         server.stop(signal.SIGKILL)
                         server.start()
                     if number in (1, kills // 2, kills - 1):
-                        oracle.append(await observed(server, tmp_path / "ledger"))
+                        oracle.append(await observed(server, tmp_path / "ledger", dumped))
         finally:
             worker.kill()
             worker.wait()
@@ -77,16 +86,38 @@ async def killed(tmp_path: Path, *, seconds: float, kills: int, seed: int) -> No
             transactions = sql(server, "SELECT count(*) FROM pgbench_history")[0][0]
             assert isinstance(transactions, int)
             assert transactions > 100, "there was something to lose"
-            for index, found in oracle:
-                await rebuild(ledger.view(index + 1), Restoring(ASSET, "back", replace=True))
-                assert _benched(contents(server, "back")) == _benched(found)
+            for one in oracle:
+                await rebuild(ledger.view(one.index + 1), Restoring(ASSET, "back", replace=True))
+                assert _benched(contents(server, "back")) == _benched(one.contents)
+                if one.dump is not None:
+                    assert rows_dumped(server, "back") == one.dump
 
 
 def _benched(found: Mapping[str, str]) -> dict[str, str]:
     return {name: content for name, content in found.items() if "pgbench" in name}
 
 
-async def observed(server: PostgresServer, root: Path) -> tuple[int, Mapping[str, str]]:
+async def begun(root: Path) -> None:
+    """Return when there is a ledger: what is killed before that leaves none to go on with."""
+    while True:
+        try:
+            store = await SqliteEntryStore.open(root / "entries.sqlite")
+        except InvalidRequest:
+            await asyncio.sleep(0.1)
+        else:
+            await store.close()
+            return
+
+
+def rows_dumped(server: PostgresServer, database: str) -> list[str]:
+    """What pg_dump says of pgbench's rows, a line each; they lie in another order after a restore."""
+    tool = [server.binaries / "pg_dump", "-h", "127.0.0.1", "-p", str(server.port), "-U", USER]
+    rows = ["--data-only", "--inserts", "--table=public.pgbench_*", "--exclude-table=public.pgbench_*_seq"]
+    done = subprocess.run([*tool, *rows, database], capture_output=True, check=True, text=True)
+    return sorted(line for line in done.stdout.splitlines() if line.startswith("INSERT INTO"))
+
+
+async def observed(server: PostgresServer, root: Path, dumped: bool) -> Observed:
     """What is there while nobody may write, and the seal that is made meanwhile."""
     with connect(server) as holding:
         holding.execute(
@@ -94,6 +125,7 @@ async def observed(server: PostgresServer, root: Path) -> tuple[int, Mapping[str
         )
         since = parse_lsn(str(sql(server, "SELECT pg_current_wal_insert_lsn()")[0][0]))
         found = contents(server, "postgres")
+        dump = rows_dumped(server, "postgres") if dumped else None  # nobody writes: it sees the same
         sql(server, "INSERT INTO other DEFAULT VALUES")  # so that there is something to seal
         while True:
             store = await SqliteEntryStore.open(root / "entries.sqlite")
@@ -106,7 +138,7 @@ async def observed(server: PostgresServer, root: Path) -> tuple[int, Mapping[str
             if newest is not None:
                 seal = parse_seal(newest.entry.event.data or b"")
                 if seal.lsn > since:
-                    return newest.index, found
+                    return Observed(newest.index, found, dump)
             await asyncio.sleep(0.2)
 
 

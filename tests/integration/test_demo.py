@@ -32,8 +32,15 @@ def test_the_demo_does_the_main_job_and_leaves_everything_to_look_at(tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("Demo passed"), done.stdout
-    assert done.stdout.count("sealed by entry") == len(EDITIONS) == 8
-    for shown in ("name: 桥东区 -> 襄都区", "cosigned by", "passed  identical", "every one verified", "is damaged"):
+    assert done.stdout.count("retired; sealed by entry") == len(EDITIONS) == 8
+    for shown in (
+        "name: 桥东区 -> 襄都区",
+        "cosigned by",
+        "passed  identical",
+        "every one verified",
+        "is damaged",
+        "as it was before the upgrade",
+    ):
         assert shown in done.stdout
     published = DIVISIONS / EDITIONS[0] / "areas.csv"
     assert (directory / "exported.csv").read_bytes() == published.read_bytes()

@@ -172,9 +172,12 @@ JSON_TEXTS = st.recursive(
 )
 
 
-@given(JSON_TEXTS)
-def test_the_fast_parser_says_yes_only_where_the_slow_one_does(text: str) -> None:
-    data = text.encode("utf-8", "surrogatepass")
+MANY_BRACKETS = st.sampled_from(["", "[]," * NESTING_MAX, "[" * NESTING_MAX + "]" * NESTING_MAX + ","])
+
+
+@given(JSON_TEXTS, MANY_BRACKETS)
+def test_the_fast_parser_says_yes_only_where_the_slow_one_does(text: str, before: str) -> None:
+    data = f"[{before}{text}]".encode("utf-8", "surrogatepass")
     try:
         slowly: object = canonical._parse(data, canonical._exact, canonical.NESTING_MAX)
         if canonical._dump(slowly) != data:
@@ -183,3 +186,21 @@ def test_the_fast_parser_says_yes_only_where_the_slow_one_does(text: str) -> Non
         slowly = canonical._UNSURE
     quick = canonical._surely(data, canonical.NESTING_MAX)
     assert quick is canonical._UNSURE or (quick == slowly and repr(quick) == repr(slowly))
+
+
+@given(JSON_TEXTS, MANY_BRACKETS)
+def test_json_is_read_alike_by_the_fast_parser_and_the_slow_one(text: str, before: str) -> None:
+    data = f"[{before}{text}]".encode("utf-8", "surrogatepass")
+    found: list[object] = []
+    for spelled in (data, b" " + data):  # a space before it is not canonical
+        try:
+            found.append(repr(parse_json(spelled)))
+        except Malformed:
+            found.append(Malformed)
+    assert found[0] == found[1]
+
+
+def test_a_value_of_many_brackets_is_read_quickly() -> None:
+    rows = canonicalize([["insert", 0, [str(number)]] for number in range(1_000)])
+    assert canonical._surely(rows, NESTING_MAX) is not canonical._UNSURE
+    assert canonical._surely(rows.replace(b'["insert",0', b'["insert",0.5', 1), NESTING_MAX) is canonical._UNSURE

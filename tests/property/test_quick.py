@@ -75,6 +75,7 @@ def test_no_two_pieces_make_up_entries_together(parts: tuple[bytes, ...]) -> Non
         (b'00.000000Z","source', b'00.00000Z","source'), (b'"urn:bench"', b'"urn: bench"'), (b'"1.0"', b'"1.1"'),
         (b'"subject":"s7"', b'"subject":null'), (b'"time":"2026', b'"time":"2O26'),
         (b'"id":"e7"', b'"id":"e7","keyid":"k"'),
+        (b'"note":"', b'"nn":' + b"[" * 100 + b"]" * 100 + b',"note":"'),
         (b'"note":"', b'"nn":' + b"[" * 101 + b"]" * 101 + b',"note":"'),
     ],
 )  # fmt: skip

@@ -29,6 +29,7 @@ from ledger.errors import Fenced, Malformed, StoreUnavailable, Tampered
 from ledger.store.directory import DirectoryStore
 from ledger.store.faulty import FaultyObjectStore, Outcome
 from ledger.store.memory import MemoryObjectStore
+from ledger.store.versions import EveryVersion
 from tests.support.content import KEYS, SMALL, bytes_under, keys_under, noise, read, reader, stored, writing
 
 TINY = replace(SMALL, chunking=Chunking(64, 256, 1024))
@@ -168,6 +169,39 @@ async def test_damage_shows_before_the_end_of_a_read(damage: str) -> None:
     with pytest.raises(Tampered) as told:
         [part async for part in ContentReader(objects, KEYS, index).read(content.manifest)]
     assert told.value.key == key
+
+
+@pytest.mark.parametrize("damage", ["one bit", "another pack", "no pack", "deleted"])
+@pytest.mark.parametrize("scattered", [True, False])
+async def test_a_pack_that_something_was_put_over_is_read_from_the_version_that_was_stored(
+    damage: str, scattered: bool
+) -> None:
+    objects = MemoryObjectStore(versioned=True)
+    data = noise(30, 300_000)
+    content, other = await stored(objects, data, noise(31, 300_000))
+    index = ChunkIndex()
+    copy = EveryVersion(objects)
+    await synchronise(index, copy, KEYS)
+    source = ContentReader(copy, KEYS, index)
+    key = pack_key(content.packs()[0])
+    whole = await objects.get(key)
+    if damage == "one bit":
+        await objects.replace(key, whole.data[:20_000] + b"?" + whole.data[20_001:], expected=whole.tag)
+    elif damage == "another pack":
+        apart = min(set(other.packs()) - set(content.packs()))
+        await objects.replace(key, (await objects.get(pack_key(apart))).data, expected=whole.tag)
+    elif damage == "no pack":
+        await objects.replace(key, b"rotten", expected=whole.tag)
+    else:
+        await objects.delete(key)
+    if scattered:
+        found = bytearray(len(data))
+        async for piece in source.scatter([content.manifest]):
+            found[piece.offset : piece.offset + len(piece.data)] = piece.data
+        assert found == data
+    else:
+        assert b"".join([part async for part in source.read(content.manifest)]) == data
+    assert [alarm.key for alarm in copy.alarms.found] == [key]
 
 
 async def test_a_manifest_that_was_put_together_wrongly_is_refused_at_the_end() -> None:

@@ -35,16 +35,16 @@ class _Rows(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """As many rows as fit."""
         filled, size = self._put(buffer, 0, self._left), len(buffer)
-        add = self.digest.add
+        read: list[memoryview] = []
         for row in self._rows if filled < size else ():
-            add(row)
+            read.append(row)
             end = filled + len(row)
-            if end > size:
-                return filled + self._put(buffer, filled, bytes(row))
+            if end >= size:
+                filled += self._put(buffer, filled, bytes(row))
+                break
             buffer[filled:end] = row
             filled = end
-            if filled == size:
-                break
+        self.digest.add(read)
         return filled
 
     def _put(self, buffer: memoryview, at: int, data: bytes) -> int:
@@ -126,8 +126,7 @@ async def digest_tables(
 
     def read(copier: Copier, table: Table) -> RowsDigest:
         digest = RowsDigest()
-        for row in copier.rows(copy_out(table)):
-            digest.add(row)
+        digest.add(copier.rows(copy_out(table)))
         return digest
 
     async with AsyncExitStack() as stack:

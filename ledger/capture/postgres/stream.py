@@ -103,6 +103,7 @@ class Assembler:
 
     def __init__(self) -> None:
         self._relations: dict[int, Relation] = {}
+        self._keys: dict[int, tuple[int, ...]] = {}
         self.open: Open | None = None
 
     def feed(self, message: Message, size: int) -> tuple[Open, Commit] | None:
@@ -139,18 +140,19 @@ class Assembler:
     def _describe(self, relation: Relation) -> None:
         if self._relations.get(relation.oid) != relation:
             self._relations[relation.oid] = relation
+            self._keys[relation.oid] = tuple(place for place, one in enumerate(relation.columns) if one.key)
 
     def _change(self, to: Open, message: Insert | Update | Delete, size: int) -> None:
         relation = self._relation(message.relation)
         place = to.place(relation)
         if isinstance(message, Update):
             old = message.old
-            key = None if old is not None else _key(relation, message.key or message.new)
+            key = None if old is not None else self._key(relation, message.key or message.new)
             to.add([UPDATE, place, key, old, message.new], size)
         elif isinstance(message, Insert):
             to.add([INSERT, place, None, None, message.new], size)
         else:
-            key = None if message.key is None else _key(relation, message.key)
+            key = None if message.key is None else self._key(relation, message.key)
             to.add([DELETE, place, key, message.old, None], size)
 
     def _relation(self, oid: int) -> Relation:
@@ -159,12 +161,11 @@ class Assembler:
             raise Malformed(f"a change of relation {oid}, which was not described")
         return relation
 
-
-def _key(relation: Relation, row: Row) -> Row:
-    """The values of the replica identity."""
-    if len(row) != len(relation.columns):
-        raise Malformed(f"a row of {relation.name!r} has {len(row)} values for {len(relation.columns)} columns")
-    return [value for value, column in zip(row, relation.columns, strict=True) if column.key]
+    def _key(self, relation: Relation, row: Row) -> Row:
+        """The values of the replica identity."""
+        if len(row) != len(relation.columns):
+            raise Malformed(f"a row of {relation.name!r} has {len(row)} values for {len(relation.columns)} columns")
+        return [row[place] for place in self._keys[relation.oid]]
 
 
 class Stream:

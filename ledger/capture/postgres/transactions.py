@@ -57,7 +57,7 @@ def transaction_event(
     dataref: str | None = None,
 ) -> Event:
     """The entry of a transaction; its id follows from where it was committed, so that none is recorded twice."""
-    data: dict[str, JsonValue] = {
+    data: dict[str, Any] = {
         "format": 1,
         "generation": transaction.generation,
         "commit": format_lsn(transaction.lsn),
@@ -67,7 +67,7 @@ def transaction_event(
         "count": transaction.count,
     }
     if transaction.manifest is None:
-        data["relations"] = [relation_to_json(relation) for relation in transaction.relations]
+        data["relations"] = list(map(_described, transaction.relations))
         data["changes"] = list(transaction.changes)
     else:
         data["manifest"] = encode_base64(encode_manifest(transaction.manifest))
@@ -97,7 +97,7 @@ def transaction_of(event: Event) -> Transaction:
             "relations": list(relations),
             "changes": list(changes),
         }:
-            found = tuple(map(relation_from_json, relations))
+            found = _relations(orjson.dumps(relations))
             for change in changes:
                 check_change(change, len(found))
             listed = cast("tuple[Change, ...]", (*changes,))
@@ -130,6 +130,11 @@ def relation_to_json(relation: Relation) -> JsonValue:
     }
 
 
+@lru_cache(maxsize=4_096)
+def _described(relation: Relation) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps(relation_to_json(relation), option=orjson.OPT_SORT_KEYS))
+
+
 def relation_from_json(value: JsonValue) -> Relation:
     """The inverse of `relation_to_json`. Raises Malformed."""
     match value:
@@ -145,6 +150,12 @@ def relation_from_json(value: JsonValue) -> Relation:
             names, places = cast("list[str]", columns), cast("list[int]", key)
             return _relation(oid, schema, name, identity, tuple(names), tuple(places), types)
     raise Malformed("what should be a relation is none")
+
+
+@lru_cache(maxsize=1_024)
+def _relations(listed: bytes) -> tuple[Relation, ...]:
+    """What many transactions have in common, from JSON that was parsed before. Raises Malformed."""
+    return tuple(map(relation_from_json, orjson.loads(listed)))
 
 
 @lru_cache(maxsize=4_096)

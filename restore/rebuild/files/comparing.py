@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from typing import Final
 
 from ledger.capture.files.exclusions import RESTORING
 from ledger.capture.files.names import ROOT, join, parent_of
@@ -18,19 +19,20 @@ from ledger.capture.files.tree import Item
 from restore.rebuild.files.attributes import observed
 from restore.rebuild.files.plan import Action, Plan
 
-_READ = 2**20
+_READ: Final = 2**18
 
 
 def compare(directories: Directories, plan: Plan, *, told: bool) -> None:
     """Set the step of every path that is wanted. `told`: the differences are kept. Raises OSError."""
+    buffer = reading_buffer()
     for item in plan.wanted():
-        action, stamp, there = _compare(directories, plan, item)
+        action, stamp, there = _compare(directories, plan, item, buffer)
         plan.set(item, action, stamp)
         if told and action is not Action.KEEP:
             plan.differences.add("changed" if there else "added", item.path)
 
 
-def _compare(directories: Directories, plan: Plan, item: Item) -> tuple[Action, bytes | None, bool]:
+def _compare(directories: Directories, plan: Plan, item: Item, buffer: memoryview) -> tuple[Action, bytes | None, bool]:
     """The step, what its content was verified with, and whether anything is there."""
     path, record = item.path, item.record
     link = link_key(item)
@@ -45,7 +47,7 @@ def _compare(directories: Directories, plan: Plan, item: Item) -> tuple[Action, 
         raise
     if record.kind is Kind.DIRECTORY and kind_of(found) is Kind.DIRECTORY and plan.leads_to(path):
         return Action.KEEP, None, True
-    if not _is_same(directory, name, record, found):
+    if not _is_same(directory, name, record, found, buffer):
         return wanted, None, True
     inode = f"{found.st_dev}:{found.st_ino}".encode()
     if record.kind is not Kind.DIRECTORY and not _shares(plan, link, inode, found, leads=leads):
@@ -61,12 +63,12 @@ def _compare(directories: Directories, plan: Plan, item: Item) -> tuple[Action, 
     return action, stamp, True
 
 
-def _is_same(directory: int, name: bytes, record: Record, found: os.stat_result) -> bool:
+def _is_same(directory: int, name: bytes, record: Record, found: os.stat_result, buffer: memoryview) -> bool:
     """Whether it is what is wanted, but for its attributes."""
     if kind_of(found) is not record.kind:
         return False
     if record.kind is Kind.FILE:
-        return _same_content(directory, name, record, found)
+        return _same_content(directory, name, record, found, buffer)
     return record.kind is not Kind.SYMLINK or os.readlink(name, dir_fd=directory) == record.target
 
 
@@ -103,7 +105,7 @@ def content_stamp(found: os.stat_result) -> bytes:
     return stamp_of(found)[:32]
 
 
-def _same_content(directory: int, name: bytes, record: Record, found: os.stat_result) -> bool:
+def _same_content(directory: int, name: bytes, record: Record, found: os.stat_result, buffer: memoryview) -> bool:
     if found.st_size != record.size:
         return False
     try:
@@ -111,12 +113,17 @@ def _same_content(directory: int, name: bytes, record: Record, found: os.stat_re
     except PermissionError:
         return False
     try:
-        return holds(descriptor, record)
+        return holds(descriptor, record, buffer)
     finally:
         os.close(descriptor)
 
 
-def holds(descriptor: int, record: Record) -> bool:
+def reading_buffer() -> memoryview:
+    """What `holds` reads into: for one thread, and for any number of files, most of which are smaller."""
+    return memoryview(bytearray(_READ))
+
+
+def holds(descriptor: int, record: Record, buffer: memoryview) -> bool:
     """Whether an open file has the content that is recorded: every byte, holes too. Raises OSError."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_size != record.size:
@@ -125,7 +132,6 @@ def holds(descriptor: int, record: Record) -> bool:
     if record.extents is not None and not _zeros_between(descriptor, record):
         return False
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(_READ, max((part.length for part in parts), default=0))))
     for part in parts:
         at, end = part.offset, part.offset + part.length
         while at < end:

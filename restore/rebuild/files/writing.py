@@ -20,7 +20,7 @@ from ledger.capture.files.tree import Item
 from ledger.content import ContentReader
 from ledger.errors import RestoreFailed
 from restore.rebuild.files.attributes import ABSENT, set_attributes
-from restore.rebuild.files.comparing import content_stamp, holds, link_key, place_of
+from restore.rebuild.files.comparing import content_stamp, holds, link_key, place_of, reading_buffer
 from restore.rebuild.files.plan import Action, Plan
 
 WINDOW_FILES: Final = 2_048
@@ -192,7 +192,8 @@ class Writing:
 
     def _create(self, made: _Made) -> int:
         descriptor = self._open(made, os.O_CREAT | os.O_EXCL)
-        os.ftruncate(descriptor, made.item.record.size)
+        if made.item.record.extents is not None:
+            os.ftruncate(descriptor, made.item.record.size)  # there may be a hole at its end
         return descriptor
 
     def _open(self, made: _Made, more: int = 0, root: Directories | None = None) -> int:
@@ -219,13 +220,14 @@ class Writing:
 
     def _check_all(self, part: Sequence[_Made]) -> list[tuple[list[str], bytes]]:
         with self._root.again() as root:  # a thread has its own
-            return [self._check(made, root) for made in part]
+            buffer = reading_buffer()
+            return [self._check(made, root, buffer) for made in part]
 
-    def _check(self, made: _Made, root: Directories) -> tuple[list[str], bytes]:
+    def _check(self, made: _Made, root: Directories, buffer: memoryview) -> tuple[list[str], bytes]:
         record = made.item.record
         descriptor = self._open(made, root=root)
         try:
-            if not holds(descriptor, record):
+            if not holds(descriptor, record, buffer):
                 raise RestoreFailed(
                     f"what was written of {shown(made.item.path)} is not what was captured",
                     hint="check the disk it was written to, then restore again",

@@ -1,0 +1,90 @@
+"""A tree to three sites in SeaweedFS, from its capture until all three have cosigned, against `restic backup` to one.
+
+What is measured are our processes and restic's, not the servers. The commands are those of the documentation:
+`jinshi capture`, then `jinshi replicate --once`, in which the three mirrors read back and verify what they cosign.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.bench.files import RESTIC, Cost, change_some, make_tree, measured, show, size_of
+from tests.bench.site_places import seaweeds
+from tests.support.cli import COMMAND, Jinshi
+from tests.support.servers import S3Server
+
+FILES = 2_000
+SITES = 3
+STEPS = ("full", "no change", "1 % changed")
+WHAT = (("seconds", "s", ".2f"), ("processor", "s", ".2f"))
+
+
+class Ours:
+    """A ledger of its own with an asset, and a site of it on every server."""
+
+    def __init__(self, directory: Path, tree: Path, servers: list[S3Server]) -> None:
+        directory.mkdir()
+        keys = {"AWS_ACCESS_KEY_ID": servers[0].access_key, "AWS_SECRET_ACCESS_KEY": servers[0].secret_key}
+        self._variables = Jinshi(directory, directory / "ledger", keys).environ()
+        self._jinshi("init", directory / "ledger", "--no-sites")
+        for number, server in enumerate(servers):
+            place = f"s3://{server.bucket}/{directory.name}?endpoint={server.endpoint}"
+            self._jinshi("site", "add", f"site-{number}", place)
+        kind = ("--kind", "files", "--grade", "2", "--owner", "bench")
+        self._jinshi("asset", "add", "tree", *kind, "--set", f"path={tree}")
+
+    def _jinshi(self, *words: str | Path) -> Cost:
+        return measured(COMMAND, *words, variables=self._variables)
+
+    def step(self) -> tuple[Cost, Cost]:
+        """What the capture took, and what it took until all sites have cosigned."""
+        return self._jinshi("capture", "tree"), self._jinshi("replicate", "--once")
+
+
+class Theirs:
+    """A repository on one server."""
+
+    def __init__(self, directory: Path, tree: Path, server: S3Server) -> None:
+        self._tree = tree
+        self._repository = f"s3:{server.endpoint}/{server.bucket}/{directory.name}"
+        self._cache = directory / "cache"
+        self._keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
+        self._restic("init")
+
+    def _restic(self, *words: str | Path) -> Cost:
+        assert RESTIC is not None
+        command = (RESTIC, "-q", "-r", self._repository, "--cache-dir", self._cache, *words)
+        return measured(*command, variables=self._keys)
+
+    def step(self) -> Cost:
+        """What the backup took."""
+        return self._restic("backup", self._tree)
+
+
+async def run(scratch: Path, rounds: int, entries: int) -> None:
+    """`entries`: how many files (default 2,000)."""
+    if RESTIC is None:
+        print("files-sites: restic is not installed (apt-get install restic); nothing is measured")
+        return
+    made = scratch / "made"
+    make_tree(made, entries or FILES)
+    print(f"files-sites: {entries or FILES:,} files of {size_of(made):,.0f} MB, {SITES} sites against one", flush=True)
+    found: dict[str, list[tuple[Cost, Cost, Cost]]] = {name: [] for name in STEPS}
+    with seaweeds(scratch, SITES + 1) as servers:
+        for number in range(max(rounds, 1)):
+            tree = scratch / f"tree-{number}"
+            shutil.copytree(made, tree)
+            ours = Ours(scratch / f"ours-{number}", tree, servers[:SITES])
+            theirs = Theirs(scratch / f"restic-{number}", tree, servers[SITES])
+            for name in STEPS:
+                if name == "1 % changed":
+                    change_some(tree)
+                found[name].append((*ours.step(), theirs.step()))
+    for name, costs in found.items():
+        for what, unit, form in WHAT:
+            mine = [getattr(capture, what) + getattr(sites, what) for capture, sites, _ in costs]
+            captured = [getattr(capture, what) for capture, _, _ in costs]
+            restic = [getattr(cost, what) for _, _, cost in costs]
+            show(f"files to 3 sites, {name}, {what}", unit, mine, restic, form)
+            show("  of it the capture", unit, captured, restic, form)

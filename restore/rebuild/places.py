@@ -36,7 +36,7 @@ def put_in_place(path: Path) -> Iterator[Path]:
     Raises:
         DiskFull, StoreUnavailable: it cannot be written; nothing was put in place.
     """
-    staged = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.partial")
+    staged = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.partial")
     try:
         yield staged
         with writing_errors(path):

@@ -170,17 +170,19 @@ async def test_many_problems_with_long_names_fit_the_seal(tmp_path: Path, monkey
 async def test_a_file_that_never_stands_still_is_captured_as_torn_and_told(tmp_path: Path) -> None:
     async with capturing(tmp_path) as captures:
         path = captures.root / "log"
-        path.write_bytes(noise(1, 4_000_000))
-        stop = threading.Event()
+        path.write_bytes(os.urandom(48_000_000))  # so that reading takes long enough for the writer to have its turn
+        begun, stop = threading.Event(), threading.Event()
 
         def write() -> None:
             with path.open("r+b", buffering=0) as file:
                 while not stop.is_set():
                     file.seek(0)
                     file.write(os.urandom(8))
+                    begun.set()
 
         writer = threading.Thread(target=write)
         writer.start()
+        begun.wait()
         try:
             captured = await captures.once()
         finally:

@@ -22,8 +22,9 @@ from tests.fault.content_shipping_worker import content_of
 from tests.support.captured import restored, with_ledger
 from tests.support.cli import ROOT, Jinshi
 
-ROUNDS = 4
+ROUNDS = 8
 KILLS = 3
+MOMENT_S_MAX = 0.5  # of each life after it is ready: all rounds take longer, even where nothing has to be synced
 WAIT_S = 60
 
 
@@ -69,7 +70,7 @@ def loop(jinshi: Jinshi, kills: int) -> None:
     draw, done = random.Random(seed), 0
     assert jinshi.ledger is not None
     while done < kills:
-        if not killed(jinshi, draw.uniform(0.05, 2.5)):
+        if not killed(jinshi, draw.uniform(0.02, MOMENT_S_MAX)):
             break
         done += 1
         with_ledger(jinshi.ledger, check_sites)

@@ -12,7 +12,11 @@ WORKERS ?= auto
 ROOM_GIB := $(shell df --output=avail -BG /dev/shm 2>/dev/null | tail -1 | tr -dc 0-9)
 TESTS_TMPDIR := $(or $(TMPDIR),$(if $(filter-out 0 1 2 3 4 5,$(ROOM_GIB)),/dev/shm))
 
-.PHONY: help setup demo test lint format bench soak clean
+# What has no wheel: MariaDB and rpm for two tests (which skip without, and say so), and the peers of `make bench`.
+DEBIAN_TESTS := mariadb-server rpm sqlite3
+DEBIAN_PEERS := restic pgbackrest
+
+.PHONY: help setup demo test lint format bench soak clean debian peers
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -49,6 +53,12 @@ bench: setup  ## paired benchmarks; prints ratios, never a test
 
 soak: setup  ## the long form of the fault loops (SEED=n KILLS=n SECONDS=n to choose)
 	$(BIN)/python -m pytest -n 0 -m soak -s tests
+
+debian:  ## Debian packages that a few tests need, as root; without them these skip
+	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(DEBIAN_TESTS)
+
+peers:  ## Debian packages that `make bench` measures against, as root
+	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(DEBIAN_PEERS)
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

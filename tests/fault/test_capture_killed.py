@@ -19,10 +19,7 @@ from tests.support.assets import add, add_database, change_database, make_databa
 from tests.support.cli import Jinshi, contents, ledger_in
 from tests.support.serving import started
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the command sqlite3 (Debian: sqlite3)"),
-]
+pytestmark = pytest.mark.slow
 
 
 @dataclass

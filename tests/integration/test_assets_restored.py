@@ -12,8 +12,7 @@ import pytest
 from tests.support.assets import add, add_database, make_database, rows_of, types_of
 from tests.support.cli import Jinshi, contents, events, ledger_in
 from tests.support.disks import small_disk
-
-pytestmark = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the command sqlite3 (Debian: sqlite3)")
+from tests.support.sqlite_shell import sqlite3_command
 
 
 @pytest.fixture
@@ -241,7 +240,9 @@ def test_a_dump_or_a_load_that_fails_counts_for_nothing(jinshi: Jinshi, tmp_path
     assert "dump.sealed.v1" not in types_of(jinshi)
     assert jinshi("asset", "show", "half", "--json").json["problems"]
     # Mended, it recovers, and says so once.
-    jinshi("asset", "amend", "half", "--set", f"dump=sqlite3 {database} .dump", "--set", "load=sh -c 'exit 5'")
+    jinshi(
+        "asset", "amend", "half", "--set", f"dump={sqlite3_command()} {database} .dump", "--set", "load=sh -c 'exit 5'"
+    )
     jinshi("capture", "half")
     assert types_of(jinshi).count("asset.recovered.v1") == 1
     refused = jinshi("restore", "asset", "half", "--to", "-", code=1)

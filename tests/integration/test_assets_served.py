@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import signal
 import sqlite3
 from pathlib import Path
@@ -17,8 +16,7 @@ from ledger.capture.base import Captured
 from tests.support.assets import add, add_database, eventually, make_database, rows_of, types_of
 from tests.support.cli import PASSPHRASE, Jinshi, contents, ledger_in
 from tests.support.serving import serving
-
-pytestmark = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the command sqlite3 (Debian: sqlite3)")
+from tests.support.sqlite_shell import sqlite3_command
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def test_a_server_captures_what_is_registered_and_one_failure_stops_nothing(jins
         # What is amended counts at once, and goes on as it is now.
         other = tmp_path / "other.sqlite"
         make_database(other, rows=3)
-        jinshi("asset", "amend", "cases", "--set", f"dump=sqlite3 {other} .dump", "--set", "every_s=1")
+        jinshi("asset", "amend", "cases", "--set", f"dump={sqlite3_command()} {other} .dump", "--set", "every_s=1")
         jinshi("capture", "cases")
         assert count(jinshi, "dump.sealed.v1") == 3
         make_database(tmp_path / "more.sqlite", rows=5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -115,8 +114,6 @@ def test_a_site_that_lacks_the_asset_and_limits_that_are_exceeded(jinshi: Jinshi
 
 
 def test_a_group_with_what_cannot_be_drilled_without_a_place(jinshi: Jinshi, tmp_path: Path) -> None:
-    if shutil.which("sqlite3") is None:
-        pytest.skip("needs the command sqlite3 (Debian: sqlite3)")
     protected(jinshi, tmp_path)
     database, config = tmp_path / "cases.sqlite", tmp_path / "app.conf"
     make_database(database)

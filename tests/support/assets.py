@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.cli import Jinshi
+from tests.support.sqlite_shell import sqlite3_command
 
 DEADLINE_S = 60.0
 
@@ -46,7 +47,7 @@ def add(jinshi: Jinshi, name: str, kind: str, *options: str, grade: int = 1, gro
 
 def add_database(jinshi: Jinshi, name: str, path: Path, *options: str, grade: int = 1, group: str = "") -> None:
     """A SQLite database as an asset, dumped and loaded by its own tool."""
-    commands = (f"dump=sqlite3 {path} .dump", "load=sqlite3 -bail {to}")
+    commands = (f"dump={sqlite3_command()} {path} .dump", f"load={sqlite3_command()} -bail {{to}}")
     add(jinshi, name, "commands", *commands, *options, grade=grade, group=group)
 
 

@@ -20,6 +20,7 @@ from ledger.core.canonical import JsonValue
 from ledger.core.entry import Entry, decode_entry
 from ledger.core.event import Event, event_time_us
 from ledger.errors import InvalidRequest, Malformed
+from ledger.grades import grade_of, grades
 from ledger.kinds import CHECKED, check_options, check_secrets, kind_of, nearest
 from ledger.store.base import EntryStore, Selection, StoredEntry
 
@@ -28,7 +29,6 @@ NAME_LENGTH_MAX: Final = 64
 GROUPS_MAX: Final = 16
 ASSETS_MAX: Final = 1_000
 MARKS_KEPT: Final = 10_000
-GRADES: Final = range(1, 7)
 PROBLEMS_MAX: Final = 50
 PROBLEM_LENGTH_MAX: Final = 500
 OWNER_LENGTH_MAX: Final = 200
@@ -140,8 +140,7 @@ def check_asset(asset: Asset) -> None:
         check_name(group, "a group")
     if len(set(asset.groups)) != len(asset.groups) or len(asset.groups) > GROUPS_MAX:
         raise InvalidRequest(f"{asset.name} is in too many groups", hint=f"name each once, at most {GROUPS_MAX}")
-    if asset.grade not in GRADES:
-        raise InvalidRequest(f"there is no grade {asset.grade}", hint="give 1 to 6 (GB/T 20988)")
+    grade_of(asset.grade)
     if not 0 < len(asset.owner) <= OWNER_LENGTH_MAX or not asset.owner.isprintable():
         raise InvalidRequest(f"nobody is named as the owner of {asset.name}", hint="say who answers for it: --owner")
     kind = kind_of(asset.kind)
@@ -276,7 +275,7 @@ def _asset_of(data: dict[str, JsonValue]) -> Asset | None:
             "options": dict(options),
             "secrets": dict(secrets),
             "groups": [*groups],
-        } if source == asset_source(name) and grade in GRADES:
+        } if source == asset_source(name) and grade in grades():
             gaps = data.get("gaps")
             return Asset(
                 name,
@@ -349,7 +348,7 @@ def marked(origin: str, mark: Mark, *, at: int) -> Event:
 
 def checked(asset: Asset, sealed: int, *, at: int) -> Event:
     """`asset.checked.v1` of the asset's own source: nothing has changed since its sealing entry at index `sealed`."""
-    return Event.of_json({"sealed": sealed}, id=f"asset-checked:{at}", source=asset.source, type=CHECKED, subject=None)
+    return Event.of_json({"sealed": sealed}, id=f"asset-checked:{at}", source=asset.source, type=CHECKED)
 
 
 def _act(origin: str, type_: str, name: str, data: dict[str, JsonValue], at: int) -> Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -48,7 +49,8 @@ class Publisher:
     """Publishes one origin's log into `objects` (already prefixed to the origin).
 
     `publish` is start-up, tick and recovery in one: whatever an earlier run left undone is done first. One publisher
-    per epoch; a fenced one fails in `record_checkpoint`, before anybody can see what it signed.
+    per epoch; a fenced one fails in `record_checkpoint`, before anybody can see what it signed. Whoever calls while
+    another call is at work waits for it, and then publishes what was committed since.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Publisher:
         self._origin = origin
         self._epoch = epoch
         self._parallel = parallel
+        self._publishing = asyncio.Lock()
         self._tiler: Tiler | None = None  # the right edge at the last published size
         self.steps: deque[OpenedCheckpoint] = deque(maxlen=STEPS_REMEMBERED)
         """The last that were signed on the way to a published checkpoint, for copies to catch up by."""
@@ -75,17 +78,19 @@ class Publisher:
             Fenced, CompareFailed: another writer has taken over.
             StoreUnavailable, Unavailable: a store or the signer failed; publishing again carries on.
         """
-        try:
-            return await self._publish(report)
-        except Tampered as error:
-            self._tiler = None
-            epoch = (await self._store.head()).epoch
-            if epoch != self._epoch:  # what looked wrong is what the writer that took over was doing just then
-                raise Fenced(f"epoch {epoch} writes {self._store.where} now; this writer's is {self._epoch}") from error
-            raise
-        except BaseException:
-            self._tiler = None  # read back what is really published next time
-            raise
+        async with self._publishing:
+            try:
+                return await self._publish(report)
+            except Tampered as error:
+                self._tiler = None
+                epoch = (await self._store.head()).epoch
+                if epoch != self._epoch:  # what looked wrong is what the writer that took over was doing just then
+                    what = f"epoch {epoch} writes {self._store.where} now; this writer's is {self._epoch}"
+                    raise Fenced(what) from error
+                raise
+            except BaseException:
+                self._tiler = None  # read back what is really published next time
+                raise
 
     async def _publish(self, report: Report | None) -> SignedCheckpoint:
         last = await self._store.last_checkpoint(self._origin)

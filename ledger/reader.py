@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Protocol, TypeVar
 
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
 from ledger.core.event import event_time_us
@@ -208,6 +209,27 @@ class Reader:
             yield tiles
         finally:
             tiles.close()
+
+
+class Indexed(Protocol):
+    """Something of an entry: of that index in the log."""
+
+    @property
+    def index(self) -> int: ...
+
+
+T = TypeVar("T", bound=Indexed)
+
+
+async def in_log_order(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[T, None]:
+    """What several streams give, each of them in the order of the log, in that order."""
+    heads = [await anext(stream, None) for stream in streams]
+    while left := [(head.index, number) for number, head in enumerate(heads) if head is not None]:
+        _, number = min(left)
+        head = heads[number]
+        assert head is not None
+        yield head
+        heads[number] = await anext(streams[number], None)
 
 
 def _check_covers(published: Checkpoint, old: Checkpoint) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ledger.content.index import digests_under
@@ -134,8 +134,7 @@ class Removal:
             return SiteCollected(count)
         _, tag = await read_unneeded(self._state, REMOVING)
         await self._state.replace(REMOVING, format_unneeded(due), expected=tag)
-        removed = await self.finish()
-        return SiteCollected(count, removed, len(due.found) - removed)
+        return replace(await self.finish(), unneeded=count)
 
     async def _find(self, needed: Collection[bytes], size: int, now_s: int) -> tuple[int, Unneeded]:
         """Take note of what lies there and is not needed: how much that is, and what was so for long enough to go."""
@@ -153,23 +152,24 @@ class Removal:
         """Whether a removal was begun, and has to be finished before anything is verified."""
         return bool((await read_unneeded(self._state, REMOVING))[0].found)
 
-    async def finish(self) -> int:
-        """Carry out a removal that was begun, unless more was cosigned since it was decided; how many objects went.
+    async def finish(self) -> SiteCollected:
+        """Carry out a removal that was begun, unless more was cosigned since it was decided; what came of it.
 
         Once the memory is written anew, no round can cosign on what it saw before; the next one finishes this first.
         Raises as `run`.
         """
         due, tag = await read_unneeded(self._state, REMOVING)
+        done = SiteCollected(len(due.found))
         if not due.found:
-            return 0
-        removed = 0
+            return done
         known, known_tag = await self._remembered()
         if known is not None and known.checkpoint.size == due.size:
             await self._anew(known, known_tag)
             removed = await self._remove(due.found)
+            done = replace(done, removed=removed, locked=len(due.found) - removed)
         with suppress(CompareFailed):  # another process of this mirror has finished it
             await self._state.replace(REMOVING, format_unneeded(Unneeded()), expected=tag)
-        return removed
+        return done
 
     async def _remove(self, names: Collection[bytes]) -> int:
         """Packs and lists with every version; how many went. What is locked stays."""

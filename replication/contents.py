@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Final
 
 from ledger.content.index import digests_under, read_digest
-from ledger.content.references import SEEN_MAX, packs_of, present, referring, refers_to_content
+from ledger.content.references import SEEN_MAX, Referring, packs_of, present, referring, refers_to_content
 from ledger.core.manifest import INDEX, list_key, pack_key
 from ledger.core.tiles import TILE_WIDTH, Tile, decode_bundle
 from ledger.errors import ObjectMissing, Tampered
@@ -21,6 +21,14 @@ PACKS_PARALLEL: Final = 3
 
 Put = Callable[[str, bytes], Awaitable[None]]
 """Stores an object that never changes. Raises Tampered: other bytes are there."""
+
+
+def referring_in(bundle: Tile, data: bytes, *, start: int = 0) -> Iterator[Referring]:
+    """Those entries of a bundle that refer to content, from index `start` on. Raises as `referring`."""
+    if refers_to_content(data):
+        first = bundle.index * TILE_WIDTH
+        skipped = max(0, start - first)
+        yield from referring(first + skipped, decode_bundle(data, bundle.width)[skipped:])
 
 
 class ContentShipper:
@@ -52,13 +60,9 @@ class ContentShipper:
             Tampered: the source has lost a pack that the site lacks, too, or holds it damaged; names the entry.
             StoreUnavailable, DiskFull: the next run carries on.
         """
-        if not refers_to_content(data):
-            return
-        first = max(start, bundle.index * TILE_WIDTH)
-        entries = decode_bundle(data, bundle.width)[first - bundle.index * TILE_WIDTH :]
         wanted: dict[bytes, int] = {}
         lists: dict[bytes, int] = {}
-        for one in referring(first, entries):
+        for one in referring_in(bundle, data, start=start):
             if one.keyid in self._erased:
                 continue  # nobody can read it any more, and it may have been collected
             try:
@@ -68,6 +72,8 @@ class ContentShipper:
             if one.dataref.listed is not None:
                 lists.setdefault(one.dataref.listed, one.index)
             wanted.update((pack, one.index) for pack in packs if pack not in self._there)
+        if not wanted and not lists:
+            return
         self._note(wanted)
         lacking = wanted.keys() - await present(self._site, wanted)
         await run_bounded(
@@ -79,8 +85,7 @@ class ContentShipper:
 
     def _note(self, wanted: Collection[bytes]) -> None:
         """They are at the site, or on their way: whoever ships them fails with the run, when they do not arrive."""
-        if wanted:
-            self._segments = True
+        self._segments = True
         if len(self._there) + len(wanted) > SEEN_MAX:
             self._there.clear()
         self._there.update(wanted)

@@ -7,14 +7,15 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
-from ledger.content.references import SEEN_MAX, packs_of, referring, refers_to_content
+from ledger.content.references import SEEN_MAX, packs_of
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint
-from ledger.core.manifest import list_key, pack_key
-from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, levels, parse_tile_path, tiles_of
+from ledger.core.manifest import CONTENT, list_key, pack_key
+from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, levels, parse_tile_path, tiles_of
 from ledger.errors import Malformed, ObjectMissing
 from ledger.store.base import ObjectStore
 from ledger.tasks import Report, run_bounded
 from ledger.verify import read_tile
+from replication.contents import referring_in
 
 PARTIAL_DAYS: Final = 7
 """A partial tile and a checkpoint are locked for so long at most: others take their place, at every publish."""
@@ -35,7 +36,7 @@ def lock_of(key: str, days: int) -> timedelta | None:
             return None
     if key == CHECKPOINT:
         return short
-    if key == "site.json" or key.startswith(("content/", "erased/")):
+    if key == "site.json" or key.startswith((CONTENT, "erased/")):
         return timedelta(days=days)
     return None
 
@@ -83,11 +84,8 @@ async def _extend_content(objects: ObjectStore, size: int) -> int:
     extended: OrderedDict[str, None] = OrderedDict()
     count = 0
     for tile in (tile for tile in tiles_of(size) if tile.level == ENTRIES):
-        data = await read_tile(objects, tile)
-        if not refers_to_content(data):
-            continue
         keys: set[str] = set()
-        for one in referring(tile.index * TILE_WIDTH, decode_bundle(data, tile.width)):
+        for one in referring_in(tile, await read_tile(objects, tile)):
             with suppress(ObjectMissing):  # whoever verifies the site says so
                 keys.update(map(pack_key, await packs_of(objects, one.dataref)))
             if one.dataref.listed is not None:

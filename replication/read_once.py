@@ -7,13 +7,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from ledger.core.manifest import CONTENT
 from ledger.store.base import ObjectStore, Stored, Tag
 from ledger.store.forwarding import ForwardingObjectStore
 
 KEPT_BYTES_MAX: Final = 32 * 2**20
 """How far the sites may be apart and still share a read: some 300 bundles of ordinary entries."""
 
-SHARED: Final = ("tile/", "content/")
+SHARED: Final = ("tile/", CONTENT)
 """What never changes. A data key is not kept in memory, because it may be erased; and `checkpoint` changes."""
 
 

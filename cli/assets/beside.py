@@ -15,7 +15,7 @@ from typing import Final
 from cli.assets.coverage import Check, Finding
 from cli.config import Environment
 from cli.wiring.databases import Server, server_of
-from cli.wiring.secrets import secrets_of
+from cli.wiring.secrets import resolve
 from ledger.assets import Asset
 from ledger.errors import InvalidRequest, Unavailable
 
@@ -49,12 +49,13 @@ async def look_beside(
     """Beside every active asset. `own`: directories of Jinshi's; `stop`, set, ends it early."""
     servers = await _servers(assets, environment)
     covered = _Covered(assets, [one for one in servers.values() if isinstance(one, Server)], own)
+    protected = _protected(assets, servers)
     looked = Looked()
     for asset in assets:
         if asset.kind == "files" and isinstance(asset.options.get("path"), str):
             await asyncio.to_thread(_look_at_tree, asset, covered, looked, stop or threading.Event())
         elif asset.kind in SERVER_KINDS:
-            _look_at_server(asset, servers[asset.name], _protected(assets, servers), looked)
+            _look_at_server(asset, servers[asset.name], protected, looked)
     return looked
 
 
@@ -97,11 +98,8 @@ class _Covered:
 def _look_at_tree(asset: Asset, covered: _Covered, looked: Looked, stop: threading.Event) -> None:
     root = Path(str(asset.options["path"]))
     if not os.path.isdir(root):  # noqa: PTH112 (Path.is_dir raises where a directory above may not be entered)
-        what, todo = (
-            f"{root} is no directory that can be read",
-            f"mount it, or: jinshi asset amend {asset.name} --set path=…",
-        )
-        looked.findings.append(Finding(asset.name, Check.PLACE, what, todo))
+        todo = f"mount it, or: jinshi asset amend {asset.name} --set path=…"
+        looked.findings.append(Finding(asset.name, Check.PLACE, f"{root} is no directory that can be read", todo))
         return
     databases: list[str] = []
     tree = _Tree(root, stop)
@@ -216,7 +214,7 @@ async def _servers(assets: Sequence[Asset], environment: Environment) -> dict[st
     for asset in assets:
         if asset.kind in SERVER_KINDS:
             try:
-                dsn = await asyncio.to_thread(secrets_of(asset.secrets, environment), "dsn")
+                dsn = await asyncio.to_thread(resolve, "dsn", asset.secrets.get("dsn", ""), environment)
                 found[asset.name] = await server_of(dsn)
             except (InvalidRequest, Unavailable) as error:
                 found[asset.name] = error.what

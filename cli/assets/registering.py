@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from cli.serving.handover import Recorder, open_to_record
 from cli.session import Session
@@ -25,7 +26,7 @@ from ledger.errors import Conflict, InvalidRequest
 from ledger.grades import Grade, grade_of
 from ledger.sources import Sources, declaration
 
-REASON_LENGTH_MAX = 500
+REASON_LENGTH_MAX: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ async def amend(
 
 async def pause(session: Session, name: str, reason: str) -> Registered:
     """Its captures stop until it is resumed. Raises InvalidRequest."""
-    return await _turn(session, name, reason, lambda asset: asset.paused, paused, replace_with={"paused": True})
+    return await _turn(session, name, reason, lambda asset: replace(asset, paused=True), paused)
 
 
 async def resume(session: Session, name: str) -> Registered:
@@ -126,31 +127,29 @@ async def resume(session: Session, name: str) -> Registered:
     def event(origin: str, name: str, _reason: str, *, at: int) -> Event:
         return resumed(origin, name, at=at)
 
-    return await _turn(session, name, "", lambda asset: not asset.paused, event, replace_with={"paused": False})
+    return await _turn(session, name, "", lambda asset: replace(asset, paused=False), event)
 
 
 async def retire(session: Session, name: str, reason: str) -> Registered:
     """It is protected no more; what is recorded stays. Raises InvalidRequest."""
-    return await _turn(session, name, reason, lambda _: False, retired, replace_with={"retired": True})
+    return await _turn(session, name, reason, lambda asset: replace(asset, retired=True), retired)
 
 
 async def _turn(
     session: Session,
     name: str,
     reason: str,
-    is_so: Callable[[Asset], bool],
+    change: Callable[[Asset], Asset],
     event: Callable[..., Event],
-    *,
-    replace_with: dict[str, bool],
 ) -> Registered:
     if len(reason) > REASON_LENGTH_MAX or not (reason.isprintable() or not reason):
         raise InvalidRequest("the reason is too long, or no line of text", hint=f"use {REASON_LENGTH_MAX} characters")
 
     def decide(assets: Assets, known: Known) -> list[Decided]:
         asset = assets.get(name)
-        if is_so(asset):
+        made = change(asset)
+        if made == asset:
             return [(asset, None)]
-        made = replace(asset, **replace_with)  # type: ignore[arg-type]
         return [(made, event(known.origin, name, reason, at=assets.revision(name)))]
 
     (registered,) = await _record(session, decide, declaring=False)

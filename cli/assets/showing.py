@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cli.display import render
 from cli.session import Session
 from cli.wiring.ledgers import OpenLedger, open_ledger
+from cli.wiring.views import asset_of
 from ledger.assets import Asset, Assets, read_assets
 from ledger.core.acknowledgement import AckPolicy
 from ledger.core.entry import decode_entry
@@ -65,8 +66,7 @@ async def shown_assets(
 
 def _chosen(assets: Assets, name: str | None, group: str | None, *, retired: bool) -> list[Asset]:
     if name is not None:
-        found = assets.find(name)
-        return [found if found is not None else assets.get(name)]
+        return [asset_of(assets, name)]
     if group is not None:
         return assets.group(group)
     return assets.all() if retired else assets.active()

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Protocol
 
 from cli.capturing.captures import Captures, Marked
 from cli.config import Environment
-from cli.serving.handover import Link, link_to
+from cli.serving.handover import Link, open_writer
 from cli.serving.messages import Message
 from cli.serving.taking import Asked
 from cli.sites.acknowledging import Ack, Writing
-from cli.wiring.ledgers import WritableLedger, open_for_writing
+from cli.wiring.ledgers import WritableLedger
 from ledger.acknowledging import ACK_TIMEOUT_S
 from ledger.assets import Mark
 from ledger.capture.base import Captured
@@ -49,17 +49,12 @@ async def open_to_capture(root: Path, environment: Environment, passphrase: str)
         LockHeld: another process is writing it that takes nothing.
         InvalidRequest: it is no ledger, or the passphrase is wrong.
     """
-    async with AsyncExitStack() as stack:
-        asking: Asking
-        try:
-            writable = await stack.enter_async_context(open_for_writing(root, environment, passphrase))
-            asking = stack.enter_context(closing(_Here(Writing(writable, passphrase), writable, passphrase)))
-        except LockHeld as held:
-            try:
-                asking = _There(await stack.enter_async_context(link_to(root)), root)
-            except OSError:
-                raise held from None
-        yield asking
+    async with open_writer(root, environment, passphrase) as writer:
+        if not isinstance(writer, WritableLedger):
+            yield _There(writer, root)
+            return
+        with closing(_Here(Writing(writer, passphrase), writer, passphrase)) as here:
+            yield here
 
 
 class _Here:

@@ -131,7 +131,7 @@ class Minder:
             yield
         except Fenced:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is recorded, logged and told as one of ours
             if not isinstance(error, JinshiError):
                 get_logger().error("a fault stopped a capture", asset=self.asset.name, exc_info=error)
                 error = _fault(self.asset.name, error)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cli.capturing.copies import Chosen, Where, check_against_others, copies_of, copy_at
-from cli.capturing.subjects import secrets_of
 from cli.config import Environment
 from cli.recording import record
 from cli.system import SystemClock
 from cli.wiring.kinds import drivers_of
 from cli.wiring.ledgers import OpenLedger
 from cli.wiring.sealing import make_kek
+from cli.wiring.secrets import secrets_of
 from cli.wiring.views import AssetView, Proven, Wanted, open_proven, published_ledger
 from ledger.assets import Asset
 from ledger.capture.base import Restored, Restoring
@@ -144,7 +144,7 @@ async def _copies(
         return
     ledger = published_ledger(root, environment)  # its store is not needed, and may be what was lost
     await _check_passphrase(ledger, where)
-    copies = await copies_of(ledger, where, _size_wanted(request.wanted))
+    copies = await copies_of(ledger, where, request.wanted.size)
     for chosen in copies:
         say(chosen.why)
         async with AsyncExitStack() as stack:
@@ -158,10 +158,6 @@ async def _copies(
                 say(f"{chosen.name} cannot be used: {error.what}")
                 continue
             yield chosen, proven
-
-
-def _size_wanted(wanted: Wanted) -> int | None:
-    return None if wanted.index is None else wanted.index + 1
 
 
 async def _check_passphrase(ledger: OpenLedger, where: Where) -> None:
@@ -195,13 +191,19 @@ def _check_places(request: Request, assets: Sequence[Asset]) -> None:
             raise InvalidRequest(f"{request.into} cannot be made ({error.strerror})", hint="check the path") from error
 
 
-def _options_of(asset: Asset, request: Request) -> dict[str, JsonValue]:
-    """The options of an asset, for this restore. Raises InvalidRequest: a restore of it has none of that name."""
-    kind, sets = kind_of(asset.kind), drivers_of(asset.kind).sets
-    options = dict(asset.options)
-    for name, text in request.sets.items():
+def check_sets(asset: Asset, names: Iterable[str]) -> None:
+    """Whether a restore of the asset has options of these names. Raises InvalidRequest."""
+    sets = drivers_of(asset.kind).sets
+    for name in names:
         if name not in sets:
             raise InvalidRequest(f"a restore of {asset.name} has no option {name!r}", hint=nearest(name, sets))
+
+
+def _options_of(asset: Asset, request: Request) -> dict[str, JsonValue]:
+    """The options of an asset, for this restore. Raises InvalidRequest: as `check_sets`, or one cannot be used."""
+    check_sets(asset, request.sets)
+    kind, options = kind_of(asset.kind), dict(asset.options)
+    for name, text in request.sets.items():
         options |= read_options(kind, [f"{name}={text}"]) if name in kind.options else {name: text}
     check_options(kind, {name: value for name, value in options.items() if name in kind.options})
     return options

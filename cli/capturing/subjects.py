@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from cli.config import Environment
 from cli.system import SystemClock
 from cli.wiring.contents import content_store
 from cli.wiring.kinds import Secrets, drivers_of
 from cli.wiring.ledgers import WritableLedger
-from cli.wiring.secrets import resolve
+from cli.wiring.secrets import secrets_of
 from cli.wiring.views import LiveView
 from ledger.assets import Asset
 from ledger.capture.base import Capture, Captured, Sealed, Subject
@@ -128,11 +126,6 @@ def check_captured(asset: Asset) -> Callable[[Subject, Secrets], Capture]:
             hint="look at them with: jinshi log --source " + " or ".join(asset.sources[1:]),
         )
     return make
-
-
-def secrets_of(references: Mapping[str, str], environment: Environment) -> Secrets:
-    """What looks up each of an asset's secrets (`Secrets`)."""
-    return {name: partial(resolve, name, place, environment) for name, place in references.items()}
 
 
 def _state_of(root: Path, name: str) -> Path:

@@ -2,80 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Final
+
 import typer
+
+MODULES: Final = (
+    *("init", "source", "classify", "asset", "asset_host", "capture", "browse", "cat", "rows", "mark", "content"),
+    *("record", "read", "show", "index", "prove", "evidence", "verify", "audit", "site", "witness", "replicate"),
+    *("media", "scrub", "serve", "status", "doctor", "drill", "restore", "restore_asset", "keys", "erase"),
+)
+"""In the order of --help."""
 
 
 def register(app: typer.Typer) -> None:
-    """Add every command to the application; once, however often it is called. The order is that of --help."""
+    """Add every command to the application; once, however often it is called."""
     if app.registered_commands:
         return
-    from cli.commands import (
-        asset,
-        asset_host,
-        audit,
-        browse,
-        capture,
-        cat,
-        classify,
-        content,
-        doctor,
-        drill,
-        erase,
-        evidence,
-        index,
-        init,
-        keys,
-        mark,
-        media,
-        prove,
-        read,
-        record,
-        replicate,
-        restore,
-        restore_asset,
-        rows,
-        scrub,
-        serve,
-        show,
-        site,
-        source,
-        status,
-        verify,
-        witness,
-    )
-
-    for module in (
-        init,
-        source,
-        classify,
-        asset,
-        asset_host,
-        capture,
-        browse,
-        cat,
-        rows,
-        mark,
-        content,
-        record,
-        read,
-        show,
-        index,
-        prove,
-        evidence,
-        verify,
-        audit,
-        site,
-        witness,
-        replicate,
-        media,
-        scrub,
-        serve,
-        status,
-        doctor,
-        drill,
-        restore,
-        restore_asset,
-        keys,
-        erase,
-    ):
-        module.register(app)
+    for name in MODULES:
+        import_module(f"{__name__}.{name}").register(app)

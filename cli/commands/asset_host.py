@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -70,8 +71,7 @@ def add_host(
 async def _add(session: Session, host: Host, accept_gap: bool) -> Sequence[Registered]:
     async with open_ledger(session.ledger, session.environment) as ledger:
         own = tuple(path.absolute() for path in own_directories(ledger))
-    found = Host(host.name, host.grade, host.owner, host.root, host.homes, host.packages, own)
-    return await registering.add_all(session, host_assets(found), accept_gap=accept_gap)
+    return await registering.add_all(session, host_assets(replace(host, own=own)), accept_gap=accept_gap)
 
 
 def _row(one: Registered) -> tuple[str, ...]:

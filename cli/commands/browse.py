@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -13,11 +12,11 @@ from cli.session import Session, run_async, session_of
 from cli.wiring.views import open_view
 from ledger.assets import Asset
 from ledger.capture.files import Item, Kind, Record
-from ledger.capture.files.names import shown
+from ledger.capture.files.names import path_of, shown
 from ledger.capture.files.point import tree_at
 from ledger.core.canonical import JsonValue
+from ledger.core.event import format_time
 from ledger.errors import InvalidRequest
-from restore.rebuild.files.plan import path_of
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -40,7 +39,6 @@ _LETTERS = {
     Kind.BLOCK: "b",
     Kind.CHARACTER: "c",
 }
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def register(app: typer.Typer) -> None:
@@ -108,7 +106,7 @@ def _mode(record: Record) -> str:
 
 def _time(record: Record) -> str:
     try:
-        return (_EPOCH + timedelta(microseconds=record.mtime_ns // 1_000)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return format_time(record.mtime_ns // 1_000)
     except OverflowError:
         return "0001-01-01T00:00:00.000000Z"
 

@@ -13,9 +13,9 @@ from cli.session import Session, run_async, session_of
 from cli.wiring.views import open_view
 from ledger.capture.files import Kind
 from ledger.capture.files.content import read_content
+from ledger.capture.files.names import path_of
 from ledger.capture.files.point import tree_at
 from ledger.errors import InvalidRequest
-from restore.rebuild.files.plan import path_of
 
 EXAMPLES = """[bold]Examples[/]
 

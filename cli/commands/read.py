@@ -25,7 +25,7 @@ from ledger.core.canonical import JsonValue, is_canonical, parse_json
 from ledger.core.encoding import encode_base64
 from ledger.core.event import event_time_us
 from ledger.errors import InvalidRequest
-from ledger.reader import Reader
+from ledger.reader import Reader, in_log_order
 from ledger.sealing import Opened, Opener
 from ledger.store.base import Selection, StoredEntry
 
@@ -180,16 +180,9 @@ async def _start_of_newest(reader: Reader, wanted: Sequence[Selection], limit: i
     return min(sorted(newest, reverse=True)[:limit], default=wanted[0].start)
 
 
-async def merged(reader: Reader, wanted: Sequence[Selection]) -> AsyncGenerator[StoredEntry, None]:
-    """The entries of every selection, each once, in order of their indexes."""
-    streams = [reader.selected(what) for what in wanted]
-    heads = [await anext(stream, None) for stream in streams]
-    while left := [(head.index, number) for number, head in enumerate(heads) if head is not None]:
-        _, number = min(left)
-        head = heads[number]
-        assert head is not None
-        yield head
-        heads[number] = await anext(streams[number], None)
+def merged(reader: Reader, wanted: Sequence[Selection]) -> AsyncGenerator[StoredEntry, None]:
+    """The entries of every selection, in order of their indexes."""
+    return in_log_order([reader.selected(what) for what in wanted])
 
 
 async def _opened(
@@ -271,8 +264,10 @@ def _show_change(one: Opened, json: bool, *, first: bool) -> None:
         changes = [{"field": change.field, "old": change.old, "new": change.new} for change in seen.changes]
         about = {"index": one.index, "what": seen.what, "edition": seen.edition, "changes": changes}
         who = {"time": entry.event.time, "recordedtime": entry.recordedtime, "actor": entry.actor}
-        closed = {"closed": one.closed.value} if one.closed else {"diff": seen.diff} if seen.diff else {}
-        render.print_json({**about, **who, "source": entry.event.source, "subject": entry.event.subject, **closed})
+        closed = {"closed": one.closed.value} if one.closed else {}
+        diff = {"diff": seen.diff} if seen.diff else {}
+        where = {"source": entry.event.source, "subject": entry.event.subject}
+        render.print_json({**about, **who, **where, **closed, **diff})
         return
     if not first:
         render.say()

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from cli.assets.coverage import point_age_max_s
 from cli.capturing.copies import Where, copies_of
-from cli.capturing.restoring import Bars, Done, Request, restore_assets
+from cli.capturing.restoring import Bars, Done, Request, check_sets, restore_assets
 from cli.drilling.places import Places, check_new, places_for, remove
 from cli.files import os_errors
 from cli.session import Session
 from cli.system import SystemClock
-from cli.wiring.kinds import drivers_of
 from cli.wiring.ledgers import OpenLedger, load_log_key, open_ledger
 from cli.wiring.views import Wanted, size_of_mark
 from ledger.assets import Asset, Assets, read_assets
@@ -24,7 +23,7 @@ from ledger.core.entry import decode_entry
 from ledger.core.event import event_time_us
 from ledger.errors import InvalidRequest, JinshiError, Unavailable
 from ledger.grades import grade_of
-from ledger.kinds import CHECKED, KINDS, nearest
+from ledger.kinds import CHECKED, KINDS
 from ledger.store.base import EntryStore, Selection
 from restore.choosing import AUTO, PRIMARY
 from restore.drill.assets import Rehearsed, judge
@@ -94,10 +93,7 @@ async def drill_assets(session: Session, drill: Drill, bars: Bars, say: Say) -> 
 def _check(known: Assets, assets: Sequence[Asset], drill: Drill) -> None:
     """What is wrong with the question is said before anything counts as a drill that failed. Raises InvalidRequest."""
     for asset in assets:
-        sets = drivers_of(asset.kind).sets
-        for name in drill.sets:
-            if name not in sets:
-                raise InvalidRequest(f"a restore of {asset.name} has no option {name!r}", hint=nearest(name, sets))
+        check_sets(asset, drill.sets)
         if drill.wanted.at is not None and drill.wanted.index is None and drill.wanted.time_us is None:
             size_of_mark(known, asset.name, drill.wanted.at)
 
@@ -113,8 +109,7 @@ async def _site(ledger: OpenLedger, where: Where, wanted: Wanted, say: Say) -> s
         )
     if where.place != AUTO:
         return ledger.settings.site(where.place).name
-    size = None if wanted.index is None else wanted.index + 1
-    for chosen in await copies_of(ledger, where, size):
+    for chosen in await copies_of(ledger, where, wanted.size):
         if chosen.name != PRIMARY:
             say(chosen.why)
             return chosen.name

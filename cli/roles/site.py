@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import Final
 
 from cli.display.logs import get_logger
 from cli.roles.process import RoleRequest, hold_states, read_trusted_logs, serve_role
-from cli.serving.collecting import log_collected
+from cli.serving.collecting import COLLECT_EVERY_S, site_rounds
 from cli.serving.listening import log_fault
 from cli.system import SystemClock, nonce
 from cli.wiring.credentials import with_credentials
 from cli.wiring.ledgers import load_mirror_key, mirror_state
 from cli.wiring.places import open_place
 from ledger.core.checkpoint import origin_prefix
-from ledger.errors import InvalidRequest, JinshiError
+from ledger.errors import InvalidRequest
 from ledger.protocols import Cosigner
 from ledger.store.base import Prefixed
 from replication.http.common import Face
@@ -26,7 +25,6 @@ from replication.quota import Room
 from replication.role import MirrorKey, SiteRole
 
 COLLECT_FIRST_S: Final = 3_600.0
-COLLECT_EVERY_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,10 @@ async def serve_site(place: SitePlace, request: RoleRequest, *, every_s: float) 
         ]
         own = MirrorFace(roles)
         face = Face(own.troubles, hosts=request.listening.hosts, on_fault=log_fault)
-        work = [*(keep_up(role, every_s) for role in roles), *map(clear_up, roles)]
+        collecting = (
+            site_rounds(role.origin, role.collect, COLLECT_EVERY_S, first_s=COLLECT_FIRST_S) for role in roles
+        )
+        work = [*(keep_up(role, every_s) for role in roles), *collecting]
         await serve_role(make_mirror_app(own, face), request.listening, work, request.ready)
 
 
@@ -102,14 +103,3 @@ async def keep_up(role: SiteRole, every_s: float) -> None:
                 named.add(alarm.key)
                 get_logger().warning(f"{role.objects.where}/{alarm.key}: {alarm.what}", origin=role.origin)
         await role.wait(every_s)
-
-
-async def clear_up(role: SiteRole) -> None:
-    """Day after day, for ever, remove content that no cosigned entry needs."""
-    await asyncio.sleep(COLLECT_FIRST_S)
-    while True:
-        try:
-            log_collected(role.origin, await role.collect())
-        except JinshiError as error:
-            get_logger().error(f"no content was removed: {error.what}", origin=role.origin, hint=error.hint)
-        await asyncio.sleep(COLLECT_EVERY_S)

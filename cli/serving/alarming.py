@@ -14,7 +14,7 @@ from cryptography import x509
 
 from cli.display.logs import get_logger
 from cli.display.render import duration
-from cli.serving.covering import Covering
+from cli.serving.covering import Covering, unchanged
 from cli.serving.webhook import Webhook
 from cli.sites.scrub_alarms import ScrubAlarms
 from cli.system import SystemClock
@@ -63,7 +63,6 @@ class Alarming:
         self._scrubs = ScrubAlarms(writable.ledger.store, service.acknowledging)
         self._standing: set[Key] = set()
         self._unrecorded: list[Event] = []
-        self._assets: list[Asset] = []
 
     async def run(self) -> None:
         """Look again and again, for ever. Raises Fenced."""
@@ -140,11 +139,14 @@ class Alarming:
         return found
 
     async def _of_assets(self) -> list[Reading]:
-        """While the store is away, of those that were known: what is not watched any more would be cleared."""
-        if self._service.registry is not None:
-            with suppress(StoreUnavailable):
-                self._assets = (await self._service.registry.assets()).active()
-        return [degraded_reading(asset) for asset in self._assets]
+        """One for every active asset. While the store is away, the alarms that stand stay as they are."""
+        if self._service.registry is None:
+            return []
+        try:
+            assets = await self._service.registry.assets()
+        except StoreUnavailable:  # said by whatever else needs the store
+            return unchanged(AlarmKind.ASSET_DEGRADED, self._standing)
+        return [degraded_reading(asset) for asset in assets.active()]
 
     async def _of_site(self, one: Standing) -> list[Reading]:
         """Nothing is said of a site that was not heard of yet, except what is known to be wrong."""

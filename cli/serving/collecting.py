@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from cli.config import SiteSettings
 from cli.display.logs import get_logger
 from cli.sites.rounds import Keys
 from cli.wiring.contents import collect_content
@@ -16,18 +16,18 @@ from ledger.content import Collected
 from ledger.errors import Fenced, JinshiError
 from replication.collect import SiteCollected
 
+COLLECT_EVERY_S: Final = 86_400.0
+
 
 def collection_rounds(writable: WritableLedger, keys: Keys, every_s: float) -> list[Coroutine[Any, Any, None]]:
     """For as long as the ledger is served; none when `every_s` is 0. Raises Fenced."""
     if not every_s:
         return []
-    sites = [site.name for site in mirrored_here(writable.ledger)]
-    return [_rounds(writable, every_s), *(_site_rounds(writable, keys, name, every_s) for name in sites)]
-
-
-def mirrored_here(ledger: OpenLedger) -> list[SiteSettings]:
-    """The sites whose mirrors' keys are here; the other ones clear up themselves."""
-    return [site for site in ledger.settings.sites if not site.offline and Path(site.mirror_key).is_file()]
+    ledger = writable.ledger
+    # Those whose mirrors' keys are here; the other ones clear up themselves.
+    names = [site.name for site in ledger.settings.sites if not site.offline and Path(site.mirror_key).is_file()]
+    sites = (site_rounds(name, partial(collect_site, ledger, keys, name), every_s, first_s=every_s) for name in names)
+    return [_rounds(writable, every_s), *sites]
 
 
 async def collect_site(ledger: OpenLedger, keys: Keys, name: str) -> SiteCollected:
@@ -35,13 +35,17 @@ async def collect_site(ledger: OpenLedger, keys: Keys, name: str) -> SiteCollect
     return await ledger.mirror(ledger.site(name), await keys.of(ledger, name)).collect()
 
 
-async def _site_rounds(writable: WritableLedger, keys: Keys, name: str, every_s: float) -> None:
+async def site_rounds(
+    where: str, collect: Callable[[], Awaitable[SiteCollected]], every_s: float, *, first_s: float
+) -> None:
+    """Remove at a site what no cosigned entry needs, for ever, and log how that went; first after `first_s`."""
+    await asyncio.sleep(first_s)
     while True:
-        await asyncio.sleep(every_s)
         try:
-            log_collected(name, await collect_site(writable.ledger, keys, name))
+            _log_collected(where, await collect())
         except JinshiError as error:
-            get_logger().error(f"no content was removed: {error.what}", site=name, hint=error.hint)
+            get_logger().error(f"no content was removed: {error.what}", at=where, hint=error.hint)
+        await asyncio.sleep(every_s)
 
 
 async def _rounds(writable: WritableLedger, every_s: float) -> None:
@@ -62,8 +66,7 @@ async def _rounds(writable: WritableLedger, every_s: float) -> None:
                 get_logger().error(f"no content was removed: {error.what}", hint=error.hint)
 
 
-def log_collected(where: str, done: SiteCollected) -> None:
-    """One line, where anything was unneeded at a site."""
+def _log_collected(where: str, done: SiteCollected) -> None:
     if done.unneeded:
         get_logger().info(
             "collected", at=where, unneeded=done.unneeded, removed=done.removed, kept_by_locks=done.locked

@@ -56,7 +56,7 @@ class Covering:
         try:
             found = await self._watch.look(self._sites(), self._service.sources)
         except StoreUnavailable:  # said by whatever else needs the store
-            return [unchanged(about) for kind, about in standing if kind == AlarmKind.ASSET_UNCOVERED]
+            return unchanged(AlarmKind.ASSET_UNCOVERED, standing)
         self._look_beside([asset for asset, _ in found])
         known = self._is_known()
         return [reading_of(asset, [*of_it, *self._beside.of(asset)], known=known) for asset, of_it in found]
@@ -107,9 +107,9 @@ class Covering:
             self._looking = asyncio.create_task(work, name="beside the assets")
 
 
-def unchanged(asset: str) -> Reading:
-    """A reading of an asset that raises no alarm and clears none."""
-    return Reading(AlarmKind.ASSET_UNCOVERED, asset, "", 0, 0, over=False, fine=False)
+def unchanged(wanted: AlarmKind, standing: Collection[Key]) -> list[Reading]:
+    """Readings that leave the alarms of a kind that stand as they are: what is not read any more would be cleared."""
+    return [Reading(wanted, about, "", 0, 0, over=False, fine=False) for kind, about in standing if kind == wanted]
 
 
 def reading_of(asset: Asset, findings: Sequence[Finding], *, known: bool) -> Reading:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ from cli.config import Environment
 from cli.serving.messages import SOCKET, Message, packed, receive, send, socket_address, unpacked_error
 from cli.sites.acknowledging import Ack, Writing
 from cli.wiring.contents import collect_content
-from cli.wiring.ledgers import OpenLedger, open_for_writing, open_ledger
+from cli.wiring.ledgers import OpenLedger, WritableLedger, open_for_writing, open_ledger
 from ledger.capture.leased import LeasingAppender
 from ledger.content import Collected, Lease, Leasing
 from ledger.core.event import Event
@@ -71,20 +71,14 @@ async def open_to_record(root: Path, environment: Environment, passphrase: str) 
         InvalidRequest: it is no ledger, or the passphrase is wrong.
     """
     async with AsyncExitStack() as stack:
-        recorder: AcknowledgingRecorder
-        try:
-            writable = await stack.enter_async_context(open_for_writing(root, environment, passphrase))
-            recorder = Writing(writable, passphrase)
-        except LockHeld as held:
-            try:
-                link = await stack.enter_async_context(_linked(root.absolute() / SOCKET))
-            except OSError:
-                raise held from None
-            ledger = await stack.enter_async_context(open_ledger(root, environment))
-            sealer = await Sealer.open(ledger.store, ledger.data_keys(lambda: passphrase))
-            leases = stack.enter_context(closing(_LeasesOfServer(root.absolute() / SOCKET)))
-            recorder = _HandedOver(ledger, link, sealer, leases)
-        yield recorder
+        writer = await stack.enter_async_context(open_writer(root, environment, passphrase))
+        if isinstance(writer, WritableLedger):
+            yield Writing(writer, passphrase)
+            return
+        ledger = await stack.enter_async_context(open_ledger(root, environment))
+        sealer = await Sealer.open(ledger.store, ledger.data_keys(lambda: passphrase))
+        leases = stack.enter_context(closing(_LeasesOfServer(root)))
+        yield _HandedOver(ledger, writer, sealer, leases)
 
 
 async def collect(root: Path, environment: Environment, passphrase: str, *, wait: bool) -> Collected:
@@ -94,43 +88,49 @@ async def collect(root: Path, environment: Environment, passphrase: str, *, wait
         LockHeld: another process is writing it that takes nothing.
         Tampered, StoreUnavailable, Fenced: as `Collector.run`.
     """
-    try:
-        async with open_for_writing(root, environment, passphrase) as writable:
-            done = await collect_content(writable, wait=wait)
-            await writable.publish()
-            return done
-    except LockHeld as held:
-        try:
-            async with _linked(root.absolute() / SOCKET) as link:
-                return Collected(**await link.ask({"do": "collect", "wait": wait}))
-        except OSError:
-            raise held from None
-
-
-class Link(Protocol):
-    """The way to the server that writes a ledger."""
-
-    async def ask(self, message: Message, report: Report | None = None) -> Message:
-        """Its answer to one question; `report` is told its progress. Raises the error it answers."""
-        ...
-
-
-def link_to(root: Path) -> AbstractAsyncContextManager[Link]:
-    """To the server that writes the ledger in `root`. Entering raises OSError: there is none."""
-    return _linked(root.absolute() / SOCKET)
+    async with open_writer(root, environment, passphrase) as writer:
+        if not isinstance(writer, WritableLedger):
+            return Collected(**await writer.ask({"do": "collect", "wait": wait}))
+        done = await collect_content(writer, wait=wait)
+        await writer.publish()
+        return done
 
 
 @asynccontextmanager
-async def _linked(path: Path) -> AsyncIterator[_Link]:
-    """Raises OSError: nobody listens there."""
-    with socket_address(path) as name:
-        reader, writer = await asyncio.open_unix_connection(name)
+async def open_writer(root: Path, environment: Environment, passphrase: str) -> AsyncIterator[WritableLedger | Link]:
+    """The ledger as its writer; while `jinshi serve` is, the way to that.
+
+    Raises:
+        LockHeld: another process is writing it that takes nothing.
+        InvalidRequest: it is no ledger, or the passphrase is wrong.
+    """
+    async with AsyncExitStack() as stack:
+        writer: WritableLedger | Link
+        try:
+            writer = await stack.enter_async_context(open_for_writing(root, environment, passphrase))
+        except LockHeld as held:
+            try:
+                writer = await stack.enter_async_context(_linked(root))
+            except OSError:  # nobody listens there
+                raise held from None
+        yield writer
+
+
+@asynccontextmanager
+async def _linked(root: Path) -> AsyncIterator[Link]:
+    """To the server that writes the ledger in `root`. Entering raises OSError: there is none."""
+    reader, writer = await _connected(root)
     try:
-        yield _Link(reader, writer)
+        yield Link(reader, writer)
     finally:
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
+
+
+async def _connected(root: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    with socket_address(root.absolute() / SOCKET) as name:
+        return await asyncio.open_unix_connection(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class _HandedOver:
     """A `Recorder` whose events go over the socket; it reads the ledger by itself."""
 
     ledger: OpenLedger
-    sequencer: _Link
+    sequencer: Link
     sealer: Sealer
     leases: Leasing
 
@@ -159,7 +159,7 @@ class _HandedOver:
         )
 
 
-class _Link:
+class Link:
     """The client's end of the socket: one question at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -188,7 +188,7 @@ class _Link:
         ]
 
     async def ask(self, message: Message, report: Report | None = None) -> Message:
-        """The writer's answer. Raises the error it answers."""
+        """The writer's answer; `report` is told its progress. Raises the error it answers."""
         try:
             await send(self._writer, message)
             while "progress" in (answer := await receive(self._reader)):
@@ -207,22 +207,21 @@ class _Link:
 class _LeasesOfServer:
     """The server's leases on content, each held on a connection of its own: with the connection, it ends there."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, root: Path) -> None:
+        self._root = root
         self._held: dict[int, asyncio.StreamWriter] = {}
         self.making = asyncio.Lock()
 
     async def begin(self) -> Lease:
         """As `Leases.begin`. Raises what the writer raises; StoreUnavailable: it has gone."""
         try:
-            with socket_address(self._path) as name:
-                reader, writer = await asyncio.open_unix_connection(name)
+            reader, writer = await _connected(self._root)
         except OSError as error:
             raise StoreUnavailable("the server that writes this ledger went away", hint="run it again") from error
         try:
-            given = await _Link(reader, writer).ask({"do": "lease"})
+            given = await Link(reader, writer).ask({"do": "lease"})
             lease = Lease(given["number"], given["collection"], frozenset(map(bytes.fromhex, given["excluded"])))
-        except BaseException:
+        except BaseException:  # cancelled, too: with the connection, the lease ends
             writer.close()
             raise
         self._held[lease.number] = writer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from cli.capturing.captures import Captures
 from cli.config import Environment
 from cli.display.logs import get_logger
 from cli.serving.alarming import Alarming, AlarmSettings
-from cli.serving.collecting import collection_rounds
+from cli.serving.collecting import COLLECT_EVERY_S, collection_rounds
 from cli.serving.following import Following, Target, watch_sites
 from cli.serving.listening import Server, Serving, bound, log_fault, uvicorn_logs
 from cli.serving.scrub_rounds import scrub_rounds
@@ -29,7 +29,6 @@ from ledger.acknowledging import demanded
 from ledger.asset_lag import AssetLagMeter
 from ledger.assets import Registry
 from ledger.consumers import Consumers
-from ledger.content import Collected
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.http.app import make_app
 from ledger.http.limits import HttpLimits
@@ -62,7 +61,7 @@ class ServeSettings:
     alarms: AlarmSettings = field(default_factory=AlarmSettings)
     scrub_every_s: float = 0.0
     """In what time every site is read once; 0: they are not scrubbed."""
-    collect_every_s: float = 86_400.0
+    collect_every_s: float = COLLECT_EVERY_S
     """How often content that no retained entry refers to is removed; 0: it is kept."""
     capture: bool = True
     """Whether the ledger's assets are captured all the time, too."""
@@ -176,12 +175,8 @@ def _beside(
 
 def _captures(writable: WritableLedger, service: Service, passphrase: str) -> Captures:
     """The captures of the ledger's assets, whose entries are acknowledged as those of any producer are."""
-
-    async def acknowledge(index: int, sources: Collection[str]) -> None:
-        if policies := demanded(writable.sealer.sources, sources, None):
-            await service.acknowledge(index, policies, service.limits.ack_timeout_s)
-
-    return Captures(writable, lambda: passphrase, acknowledge)
+    acknowledge, ack = _acknowledge(writable, service), Ack(None, service.limits.ack_timeout_s)
+    return Captures(writable, lambda: passphrase, lambda index, sources: acknowledge(index, sources, ack))
 
 
 def _taker(writable: WritableLedger, service: Service, captures: Captures) -> Taker:
@@ -192,16 +187,24 @@ def _taker(writable: WritableLedger, service: Service, captures: Captures) -> Ta
         if size:
             await service.publishing.until_published(size - 1)
 
+    return Taker(
+        writable.sequencer,
+        published,
+        _acknowledge(writable, service),
+        writable.leases,
+        answering(captures, published),
+        lambda wait: collect_content(writable, wait=wait),
+    )
+
+
+def _acknowledge(writable: WritableLedger, service: Service) -> Callable[[int, Collection[str], Ack], Awaitable[None]]:
+    """As `AcknowledgingRecorder.acknowledge`, with the rounds of the sites that the server runs."""
+
     async def acknowledge(index: int, sources: Collection[str], ack: Ack) -> None:
-        policies = demanded(writable.sealer.sources, sources, ack.asked)
-        if policies:
+        if policies := demanded(writable.sealer.sources, sources, ack.asked):
             await service.acknowledge(index, policies, ack.timeout_s)
 
-    async def collect(wait: bool) -> Collected:
-        return await collect_content(writable, wait=wait)
-
-    ask = answering(captures, published)
-    return Taker(writable.sequencer, published, acknowledge, writable.leases, ask, collect)
+    return acknowledge
 
 
 def _quorum(ledger: OpenLedger, settings: ServeSettings) -> Quorum:

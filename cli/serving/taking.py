@@ -42,8 +42,8 @@ class Taker:
     published: Callable[[], Awaitable[None]]
     acknowledge: Callable[[int, Collection[str], Ack], Awaitable[None]]
     leases: Leases
-    ask: Asked | None = None
-    collect: Callable[[bool], Awaitable[Collected]] | None = None
+    ask: Asked
+    collect: Callable[[bool], Awaitable[Collected]]
     """A collection of content; True: it waits for the captures that are at work."""
 
 
@@ -115,7 +115,7 @@ async def _reporting(writer: asyncio.StreamWriter, message: Message, taker: Take
 async def _answered(message: Message, taker: Taker, held: list[Lease], report: Report) -> Message:
     """What is answered, an error too."""
     try:
-        if taker.ask is not None and message.get("do") in ASKED:
+        if message.get("do") in ASKED:
             return await taker.ask(message, report)
         return await _answer(message, taker, held)
     except JinshiError as error:
@@ -142,7 +142,7 @@ async def _answer(message: Message, taker: Taker, held: list[Lease]) -> Message:
             ack = Ack(None if asked is None else parse_ack(asked), min(timeout_s, ACK_TIMEOUT_S_MAX))
             await taker.acknowledge(index, [str(source) for source in sources], ack)
             return {}
-        case {"do": "collect", "wait": bool(wait)} if taker.collect is not None:
+        case {"do": "collect", "wait": bool(wait)}:
             return asdict(await taker.collect(wait))
         case {"do": "append", "actor": str(actor), "expected_version": int() | None as version, "events": list(packed)}:
             try:

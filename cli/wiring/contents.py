@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import suppress
 from pathlib import Path
 
 from cli.system import nonce
@@ -28,6 +26,7 @@ from ledger.keyring.content import CONTENT, announced_content_key, keyed, make_c
 from ledger.keyring.data import DataKeys
 from ledger.keyring.erasures import read_erasures
 from ledger.store.base import ObjectStore
+from ledger.store.sqlite_common import is_useless, remove_database
 
 CONTENT_INDEX = "content-index.sqlite"
 
@@ -77,13 +76,9 @@ def open_index(path: Path) -> ChunkIndex:
     try:
         return ChunkIndex(path)
     except StoreUnavailable as error:
-        if not isinstance(error.__cause__, sqlite3.DatabaseError) or isinstance(
-            error.__cause__, sqlite3.OperationalError
-        ):
+        if not is_useless(error.__cause__):
             raise
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).unlink()
+    remove_database(path)
     return ChunkIndex(path)
 
 

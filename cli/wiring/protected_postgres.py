@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from ledger.capture.base import Captured, Sealed, Subject
-from ledger.capture.physical.server import place_of
 from ledger.capture.postgres import PostgresCapture
 from ledger.capture.postgres.base import Source
 from ledger.capture.postgres.source import PsycopgSource
+from ledger.store.place import parse_dsn
 from ledger.tasks import Report
 
 
@@ -39,4 +39,4 @@ class DatabasesCapture:
 
 def open_place(url: str) -> Source:
     """The driver of the server and database that a URL names. Raises InvalidRequest: it is none."""
-    return PsycopgSource(place_of(url))
+    return PsycopgSource(parse_dsn(url))

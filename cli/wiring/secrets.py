@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from cli.config import Environment
 from cli.files import read_file
+from cli.wiring.kinds import Secrets
 from ledger.errors import InvalidRequest
-from ledger.kinds import REFERENCE_FORMS, check_secret
+from ledger.kinds import check_secret
 
 SECRET_SIZE_MAX: Final = 65_536
 
 
-def secrets_of(references: Mapping[str, str], environment: Environment) -> Callable[[str], str]:
-    """What answers with the value of an asset's secret by its name, looked up anew at each call.
-
-    The call may take as long as a server does to answer: ask it in a thread. It raises what `resolve` raises.
-    """
-
-    def secret(name: str) -> str:
-        if name not in references:
-            raise InvalidRequest(
-                f"no secret {name!r} is registered",
-                hint=f"jinshi asset amend NAME --secret {name}=…; {REFERENCE_FORMS}",
-            )
-        return resolve(name, references[name], environment)
-
-    return secret
+def secrets_of(references: Mapping[str, str], environment: Environment) -> Secrets:
+    """What looks up each of an asset's secrets (`Secrets`)."""
+    return {name: partial(resolve, name, place, environment) for name, place in references.items()}
 
 
 def resolve(name: str, reference: str, environment: Environment) -> str:

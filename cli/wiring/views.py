@@ -192,6 +192,11 @@ class Wanted:
         return int(self.at) if self.at is not None and self.at.isascii() and self.at.isdecimal() else None
 
     @property
+    def size(self) -> int | None:
+        """How many entries a copy must have, where `at` is an index."""
+        return None if self.index is None else self.index + 1
+
+    @property
     def time_us(self) -> int | None:
         """`at`, where it is a time."""
         if self.at is None or self.index is not None:
@@ -340,8 +345,8 @@ class _Picking:
         """How many entries the asset of that name is seen with. Raises InvalidRequest."""
         if self.wanted.at is None:
             return size
-        if (index := self.wanted.index) is not None:
-            return index + 1
+        if self.wanted.size is not None:
+            return self.wanted.size
         if self.wanted.time_us is not None:
             return self.size_by_time
         return size_of_mark(self.assets, name, self.wanted.at)

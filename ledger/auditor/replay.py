@@ -150,7 +150,9 @@ class _Replay:
         whole.dataref_count += facts.dataref_count
         whole.content_count += facts.content_count
         whole.packs_count += facts.packs_count
-        whole.content += facts.content[: max(0, MISSING_MAX - len(whole.content))]
+        room = MISSING_MAX - len(whole.content)
+        whole.content += facts.content[:room]
+        whole.content_more += len(facts.content[room:])
         whole.entries_read += facts.entries_read
         for keyid, index in facts.missing.items():
             if len(whole.missing) < MISSING_MAX:
@@ -298,6 +300,7 @@ class _Replay:
         elsewhere = f"{whole.dataref_count:,} entries refer to what is kept elsewhere" if whole.dataref_count else ""
         if not whole.content_count:
             return not_run(name, elsewhere or "no entry refers to content")
+        findings.more += whole.content_more
         erased = self._keyring.erasures.erased
         for keyid, key, what in whole.content:
             if keyid is None or keyid not in erased:

@@ -74,6 +74,8 @@ class RangeFacts:
     packs_count: int = 0
     content: list[tuple[str | None, str, str]] = field(default_factory=list)
     """Content that is missing or damaged: the id of the entry's data key, the object, and what is wrong."""
+    content_more: int = 0
+    """How much more of that there is, which was not kept."""
     edition_count: int = 0
     entries_read: int = 0
     alarms: Alarms = field(default_factory=Alarms)

@@ -8,12 +8,12 @@ from typing import IO, Final
 
 from ledger.capture.base import Captured, Sealed, Subject
 from ledger.capture.dump import DUMPED, Dump, dump_event, parse_dump
-from ledger.capture.opened import read_data
-from ledger.capture.process import Process, running, shown
+from ledger.capture.opened import last_of
+from ledger.capture.process import running, shown
 from ledger.content import Content, ContentWriter
 from ledger.core.canonical import JsonValue
 from ledger.core.event import format_time
-from ledger.errors import CaptureFailed, Erased, InvalidRequest, Tampered
+from ledger.errors import CaptureFailed, InvalidRequest
 from ledger.tasks import Report
 
 EVERY_S: Final = 86_400
@@ -49,7 +49,7 @@ class CommandsCapture:
         """As `Capture.once`."""
         subject = self._subject
         began = subject.clock.now()
-        last = await self._last()
+        last = await last_of(subject.view, subject.source, DUMPED, parse_dump)
         async with subject.content.writing() as (writer, lease):
             content, said = await self._dump(writer, 0 if last is None else last[1].manifest.length, report)
             if last is not None and last[1].sha256 == content.manifest.digest.hex():
@@ -70,21 +70,12 @@ class CommandsCapture:
             sealed(await self.once())
             await asyncio.sleep(seconds_of(self._subject.options.get("every_s"), EVERY_S))
 
-    async def _last(self) -> tuple[int, Dump] | None:
-        newest = await self._subject.view.newest(self._subject.source, DUMPED)
-        if newest is None:
-            return None
-        try:
-            return newest.index, read_data(newest, parse_dump)
-        except (Erased, Tampered):
-            return None  # the next dump stands for itself
-
     async def _dump(self, writer: ContentWriter, expected: int, report: Report | None) -> tuple[Content, str]:
         name, command = self._subject.name, shown(self._command)
         try:
             secrets = await values_of(self._secrets)
             async with running(self._command, secrets, timeout_s=self._timeout_s) as process:
-                content = await self._take(process, writer, expected, report)
+                content = await process.taken(writer.add(_Counted(process.stdout, expected, report)))
                 ended = await process.ended()
         except InvalidRequest as error:
             raise CaptureFailed(f"{name} cannot be dumped: {error.what}", hint=error.hint) from error
@@ -99,15 +90,6 @@ class CommandsCapture:
             )
         return content, ended.said[-SAID_MAX:]
 
-    async def _take(self, process: Process, writer: ContentWriter, expected: int, report: Report | None) -> Content:
-        taking = asyncio.ensure_future(writer.add(_Counted(process.stdout, expected, report)))
-        try:
-            return await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            await process.kill()  # its end is the end of the stream, which a thread is waiting for
-            await asyncio.gather(taking, return_exceptions=True)
-            raise
-
 
 class _Counted:
     """A stream that says how much of it has been read; `expected`: how much there was the last time."""
@@ -119,7 +101,7 @@ class _Counted:
         self._done = 0
 
     def readinto(self, buffer: memoryview, /) -> int | None:
-        size = int(self._stream.readinto(buffer) or 0)  # type: ignore[attr-defined]
+        size = int(self._stream.readinto(buffer) or 0)  # type: ignore[attr-defined]  # a pipe has it
         self._done += size
         if self._report is not None:
             self._report(self._done, max(self._done, self._expected))

@@ -13,11 +13,11 @@ from typing import IO, Final
 
 from ledger.capture.base import Captured, Sealed, Subject, View
 from ledger.capture.commands import seconds_of, values_of, words_of
-from ledger.capture.opened import read_data
-from ledger.capture.process import Process, running, shown
+from ledger.capture.opened import last_of
+from ledger.capture.process import running, shown
 from ledger.capture.recorded import INLINE_SIZE_MAX, RECORDED, Output, fits, format_output, output_of, parse_output
 from ledger.core.event import Event, format_time
-from ledger.errors import CaptureFailed, Erased, InvalidRequest, Tampered
+from ledger.errors import CaptureFailed, InvalidRequest
 from ledger.tasks import Report
 
 EVERY_S: Final = 300
@@ -39,7 +39,7 @@ class ConfigCapture:
     async def once(self, report: Report | None = None) -> Captured:
         """As `Capture.once`."""
         data, mode = await (self._said() if self._command else asyncio.to_thread(self._read))
-        last = await self._last()
+        last = await last_of(self._subject.view, self._subject.source, RECORDED, parse_output)
         name = str(self._subject.options.get("name") or (COMMAND_OUTPUT if self._command else Path(self._path).name))
         before = None if last is None else (last[1], await read_output(self._subject.view, last[1]))
         output = await asyncio.to_thread(output_of, name, data, mode, before)  # comparing may take a while
@@ -56,15 +56,6 @@ class ConfigCapture:
     @property
     def _path(self) -> str:
         return str(self._subject.options.get("path", ""))
-
-    async def _last(self) -> tuple[int, Output] | None:
-        newest = await self._subject.view.newest(self._subject.source, RECORDED)
-        if newest is None:
-            return None
-        try:
-            return newest.index, read_data(newest, parse_output)
-        except (Erased, Tampered):
-            return None  # what is recorded next stands for itself
 
     async def _record(self, output: Output) -> int:
         subject = self._subject
@@ -116,7 +107,7 @@ class ConfigCapture:
         try:
             secrets = await values_of(self._secrets)
             async with running(self._command, secrets, timeout_s=self._timeout_s) as process:
-                data = await _bounded(process)
+                data = await process.taken(asyncio.to_thread(_read_up_to, process.stdout, OUTPUT_SIZE_MAX + 1))
                 self._check_size(command, data)
                 ended = await process.ended()
         except InvalidRequest as error:
@@ -141,18 +132,8 @@ async def read_output(view: View, output: Output) -> bytes:
     return b"".join([chunk async for chunk in reader.read(output.manifest)])
 
 
-async def _bounded(process: Process) -> bytes:
-    """What a program writes, to its end or to what is too much."""
-    reading = asyncio.ensure_future(asyncio.to_thread(_read_up_to, process.stdout, OUTPUT_SIZE_MAX + 1))
-    try:
-        return await asyncio.shield(reading)
-    except asyncio.CancelledError:
-        await process.kill()
-        await asyncio.gather(reading, return_exceptions=True)
-        raise
-
-
 def _read_up_to(stream: IO[bytes], size: int) -> bytes:
+    """What a program writes, to its end or to what is too much."""
     parts: list[bytes] = []
     while size > 0 and (data := stream.read(size)):
         parts.append(data)

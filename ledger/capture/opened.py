@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from ledger.capture.base import View
 from ledger.errors import Erased, InvalidRequest, Malformed, Tampered
 from ledger.sealing import Closed, Opened
 
 T = TypeVar("T")
+
+
+async def last_of(view: View, source: str, event_type: str, parse: Callable[[bytes], T]) -> tuple[int, T] | None:
+    """The source's last entry of that type: its index, and what `parse` makes of its data. For captures, which go on.
+
+    None: there is none, or it was erased or cannot be read; what is recorded next stands for itself. Raises
+    InvalidRequest: it is sealed, and its key is not at hand.
+    """
+    newest = await view.newest(source, event_type)
+    if newest is None:
+        return None
+    try:
+        return newest.index, read_data(newest, parse)
+    except (Erased, Tampered):
+        return None
 
 
 def read_data(one: Opened, parse: Callable[[bytes], T]) -> T:

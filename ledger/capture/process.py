@@ -10,12 +10,14 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 from ledger.errors import InvalidRequest
+
+T = TypeVar("T")
 
 STDERR_KEPT: Final = 2_000
 READ_SIZE: Final = 2**16
@@ -64,6 +66,16 @@ class Process:
         """Hand it more to read. Raises BrokenPipeError: it reads no more."""
         assert self._popen.stdin is not None
         await asyncio.to_thread(_write, self._popen.stdin, data)
+
+    async def taken(self, work: Awaitable[T]) -> T:
+        """What `work`, which reads its output in a thread, comes to. Cancelled, the program is ended first."""
+        taking = asyncio.ensure_future(work)
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await self.kill()  # its end is the end of the stream, which a thread is waiting for
+            await asyncio.gather(taking, return_exceptions=True)
+            raise
 
     async def ended(self) -> Ended:
         """Wait for its end; there is nothing more to read for it."""

@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ledger.content.index import ChunkIndex, digests_under, read_digest
+from ledger.content.index import ChunkIndex, digest_of, digests_under
 from ledger.content.leases import CONDEMNED, CONDEMNED_MAX, Condemned, Leases, format_condemned, read_condemned
+from ledger.content.references import packs_of, refers_to_content
 from ledger.core.chunks import ContentKeys
 from ledger.core.entry import Entry, decode_entry
-from ledger.core.manifest import DATAREF, INDEX, LISTS, PACKS, list_key, pack_key, parse_dataref, parse_list
+from ledger.core.manifest import INDEX, LISTS, PACKS, list_key, pack_key, parse_dataref
 from ledger.core.packs import open_segment
 from ledger.errors import CompareFailed, Malformed, ObjectMissing, Tampered
 from ledger.store.base import EntryStore, ObjectStore
 
 PAGE: Final = 1_024
-DIGEST_LENGTH: Final = 64
 
 Retained = Callable[[int, Entry], bool]
 """Whether an entry's content is to be kept, by its index and the entry."""
@@ -133,9 +133,9 @@ async def survey(entries: EntryStore, objects: ObjectStore, retained: Retained) 
     count = dict.fromkeys((PACKS, LISTS), 0)
     for folder in count:
         async for version in objects.list_versions(folder):
-            name = version.key.removeprefix(folder)
-            if version.current and not version.removed and len(name) == DIGEST_LENGTH:
-                sizes[bytes.fromhex(name)] = version.size
+            digest = digest_of(version.key, folder)
+            if version.current and not version.removed and digest is not None:
+                sizes[digest] = version.size
                 count[folder] += 1
     referred = await referenced_packs(entries, objects, retained)
     free = sizes.keys() - referred
@@ -162,33 +162,28 @@ async def referenced_packs(
     """
     found: set[bytes] = set()
     size = (await entries.head()).size
-    mark = f'"dataref":"{DATAREF}'.encode()
     for start in range(0, size, PAGE):
         for stored in await entries.read(start, min(PAGE, size - start)):
-            if mark not in stored.entry:
+            if not refers_to_content(stored.entry):
                 continue
             entry = decode_entry(stored.entry)
             if retained(stored.index, entry):
-                found |= await _packs_of(entry.event.dataref or "", objects, found, stored.index)
+                found |= await _named(entry.event.dataref or "", objects, found, stored.index)
     return found
 
 
-async def _packs_of(text: str, objects: ObjectStore, known: set[bytes], index: int) -> set[bytes]:
+async def _named(text: str, objects: ObjectStore, known: set[bytes], index: int) -> set[bytes]:
     try:
         dataref = parse_dataref(text)
-        if dataref is None:
+        if dataref is None or dataref.listed in known:
             return set()
-        if dataref.listed is None:
-            return set(dataref.packs)
-        if dataref.listed in known:
-            return set()
-        key = list_key(dataref.listed)
-        return {dataref.listed, *parse_list(await read_digest(objects, key, dataref.listed))}
+        packs = set(await packs_of(objects, dataref))
     except (Malformed, ObjectMissing) as error:
-        what = error.what
         raise Tampered(
-            f"entry {index} refers to content that cannot be told: {what}", hint="nothing is removed; scrub first"
+            f"entry {index} refers to content that cannot be told: {error.what}",
+            hint="nothing is removed; scrub first",
         ) from error
+    return packs if dataref.listed is None else packs | {dataref.listed}
 
 
 async def drop_empty_segments(objects: ObjectStore, keys: ContentKeys, packs: set[bytes]) -> int:

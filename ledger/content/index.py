@@ -19,6 +19,7 @@ from ledger.core.manifest import INDEX, PACKS, pack_key
 from ledger.core.packs import PackTable, open_segment, open_table
 from ledger.errors import ObjectMissing, StoreUnavailable, Tampered
 from ledger.store.base import ObjectStore
+from ledger.store.sqlite_common import transaction
 from ledger.store.versions import read_checked
 from ledger.tasks import run_bounded
 
@@ -79,12 +80,11 @@ class ChunkIndex:
         """Packs that are stored, with their tables; those known already are left as they are."""
         with self._lock:
             try:
-                self._database.execute("BEGIN IMMEDIATE")
-                for table in tables:
-                    self._add(table)
-                if segment is not None:
-                    self._database.execute("INSERT OR IGNORE INTO segments VALUES (?)", (segment,))
-                self._database.execute("COMMIT")
+                with transaction(self._database):
+                    for table in tables:
+                        self._add(table)
+                    if segment is not None:
+                        self._database.execute("INSERT OR IGNORE INTO segments VALUES (?)", (segment,))
             except sqlite3.Error as error:
                 raise self._unusable(error) from error
 
@@ -100,14 +100,13 @@ class ChunkIndex:
         """Packs that are there no longer."""
         with self._lock:
             try:
-                self._database.execute("BEGIN IMMEDIATE")
-                for pack in packs:
-                    row = self._database.execute("SELECT number FROM packs WHERE name = ?", (pack,)).fetchone()
-                    if row is not None:
-                        self._database.execute("DELETE FROM packs WHERE number = ?", row)
-                # One pass over all of them: chunks are found by id, not by pack.
-                self._database.execute("DELETE FROM chunks WHERE pack NOT IN (SELECT number FROM packs)")
-                self._database.execute("COMMIT")
+                with transaction(self._database):
+                    for pack in packs:
+                        row = self._database.execute("SELECT number FROM packs WHERE name = ?", (pack,)).fetchone()
+                        if row is not None:
+                            self._database.execute("DELETE FROM packs WHERE number = ?", row)
+                    # One pass over all of them: chunks are found by id, not by pack.
+                    self._database.execute("DELETE FROM chunks WHERE pack NOT IN (SELECT number FROM packs)")
             except sqlite3.Error as error:
                 raise self._unusable(error) from error
 
@@ -202,10 +201,16 @@ async def digests_under(objects: ObjectStore, prefix: str) -> set[bytes]:
     """The objects of a folder that are named by a digest."""
     found: set[bytes] = set()
     async for key in objects.list_keys(prefix):
-        name = key.removeprefix(prefix)
-        if len(name) == 64 and set(name) <= set("0123456789abcdef"):
-            found.add(bytes.fromhex(name))
+        digest = digest_of(key, prefix)
+        if digest is not None:
+            found.add(digest)
     return found
+
+
+def digest_of(key: str, prefix: str) -> bytes | None:
+    """The digest that an object of a folder is named by; None: it is no object of ours."""
+    name = key.removeprefix(prefix)
+    return bytes.fromhex(name) if len(name) == 64 and set(name) <= set("0123456789abcdef") else None
 
 
 async def _read_segment(objects: ObjectStore, keys: ContentKeys, name: bytes) -> tuple[PackTable, ...]:

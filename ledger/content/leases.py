@@ -134,9 +134,8 @@ class Leases:
     async def begin(self) -> Lease:
         """A lease; end it with `end`, whatever becomes of the capture."""
         number = secrets.randbits(NUMBER_BITS)
-        lease = self._held[number] = Lease(
-            number
-        )  # before the object is read: a collection that condemns in between waits for it
+        # Before the object is read: a collection that condemns in between waits for it.
+        lease = self._held[number] = Lease(number)
         try:
             condemned, _ = await read_condemned(self._objects)
         except BaseException:

@@ -6,7 +6,7 @@ It needs no key: datarefs are in the clear, and packs and lists are named by the
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -115,7 +115,7 @@ class Verified(Protocol):
         ...
 
 
-Touch = Callable[[str], Awaitable[None]]
+Touch = Callable[[str], Coroutine[Any, Any, None]]
 """Told the key of every pack and list that a verified entry refers to."""
 
 
@@ -210,7 +210,7 @@ class ContentAudit:
             if whole and self._verified is not None:
                 await self._verified.add(whole)
         if (touch := self._touch) is not None:
-            await run_bounded((_touched(touch, pack) for pack in (*known, *whole)), parallel=ASKED_PARALLEL)
+            await run_bounded((touch(pack_key(pack)) for pack in (*known, *whole)), parallel=ASKED_PARALLEL)
         self.packs += len(wanted)
         self._seen.update(dict.fromkeys((*known, *whole)))
         while len(self._seen) > SEEN_MAX:
@@ -232,7 +232,3 @@ class ContentAudit:
         for failure in self.failures:
             if failure.keyid is None or failure.keyid not in erased:
                 raise failure.error
-
-
-async def _touched(touch: Touch, pack: bytes) -> None:
-    await touch(pack_key(pack))

@@ -26,9 +26,10 @@ CONTENT_SCHEME: Final = "jinshi-content:"
 DATAREF: Final = f"{CONTENT_SCHEME}1/"
 """What every dataref into the content store begins with."""
 
-PACKS: Final = "content/packs/"
-LISTS: Final = "content/lists/"
-INDEX: Final = "content/index/"
+CONTENT: Final = "content/"
+PACKS: Final = f"{CONTENT}packs/"
+LISTS: Final = f"{CONTENT}lists/"
+INDEX: Final = f"{CONTENT}index/"
 
 REF_SIZE: Final = 68
 LENGTH_MAX: Final = 2**63 - 1

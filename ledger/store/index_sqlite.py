@@ -15,7 +15,7 @@ from typing import TypeVar
 from ledger.core.merkle import HASH_SIZE, CompactRange
 from ledger.store.base import Row, Selection, bounded
 from ledger.store.positions import Attributes, IndexDamaged, IndexUnusable
-from ledger.store.sqlite_common import NO_SPACE, is_empty, name_of, transaction, translating
+from ledger.store.sqlite_common import NO_SPACE, is_empty, name_of, remove_database, transaction, translating
 
 T = TypeVar("T")
 
@@ -139,8 +139,7 @@ class SqlitePositionIndex:
         self._db = self._file = None
         if found != _identity(self._path):
             return  # another process has done it
-        for ending in ("-wal", "-shm", ""):  # the file itself last: nobody begins anew before all of them are gone
-            self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+        remove_database(self._path)
         self._create = True
 
     def _add(self, rows: Sequence[Row], before: CompactRange, after: CompactRange, db: sqlite3.Connection) -> bool:

@@ -1,4 +1,4 @@
-"""Where a ledger's PostgreSQL is, as an URL says it; read by both composition roots. Pure: nothing is connected to.
+"""Where a PostgreSQL is, a ledger's own or one that is protected, as an URL says it. Pure: nothing is connected to.
 
 What is said about TLS is said here, and nowhere else: a server on this machine (a Unix socket, a loopback address) is
 spoken to in the clear, every other one over TLS, its certificate and name verified (`sslmode=verify-full`) against
@@ -28,11 +28,12 @@ VERIFY_FULL: Final = "verify-full"
 _PARAMETERS = ("schema", "host", "sslmode", "sslrootcert")
 _SCHEMA = re.compile(r"(?!pg_|information_schema$)[a-z_][a-z0-9_]{0,62}")
 _HINT = f"write {POSTGRES_URL}"
+_DSN_HINT = "write postgresql://user:password@host:port/database"
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresPlace:
-    """Where a ledger's database is. `schema` lets several ledgers share one database.
+    """Where a database is. `schema` lets several ledgers share one database.
 
     `host` is a name, an address, or the absolute path of the directory of a Unix socket. `tls_ca` is the file (PEM) of
     the authorities that may have signed the server's certificate; '' the system's. Raises InvalidRequest: `schema`
@@ -72,6 +73,14 @@ class PostgresPlace:
         return f"{SCHEME}://{self._server}?{urlencode(query, safe='/', quote_via=quote)}"
 
     @property
+    def libpq(self) -> dict[str, str]:
+        """How libpq, and every tool that rests on it, is told of this place (its keywords), but for the password."""
+        found = {"host": self.host, "port": str(self.port), "user": self.user, "dbname": self.database}
+        if not self.tls:
+            return found | {"sslmode": DISABLE}
+        return found | {"sslmode": VERIFY_FULL, "sslrootcert": self.tls_ca or "system"}
+
+    @property
     def _server(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else "" if self.host.startswith("/") else self.host
         return f"{quote(self.user, safe='')}@{host}:{self.port}/{quote(self.database, safe='')}"
@@ -93,6 +102,28 @@ def parse_postgres(url: str, password: str | None) -> PostgresPlace:
     As libpq has it, `?host=/directory` names a Unix socket. Raises InvalidRequest, which never shows the URL: there may
     be a password in it.
     """
+    return _parse(url, password, "the URL of the ledger's store", f"neither sqlite nor {SCHEME}://")
+
+
+def parse_dsn(dsn: str) -> PostgresPlace:
+    """Where a protected server is, out of the secret `dsn` of its asset: as `parse_postgres`, but with the password.
+
+    Raises InvalidRequest, which never shows the secret.
+    """
+    try:
+        parts = urlsplit(dsn)
+        password = None if parts.password is None else unquote(parts.password)
+        login, at, host = parts.netloc.rpartition("@")
+        bare = parts._replace(netloc=login.partition(":")[0] + at + host)
+        return _parse(bare.geturl(), password, "the secret dsn", f"no {SCHEME}://")
+    except ValueError as error:
+        raise InvalidRequest("the secret dsn cannot be read", hint=_DSN_HINT) from error
+    except InvalidRequest as error:
+        raise InvalidRequest(error.what, hint=_DSN_HINT) from error
+
+
+def _parse(url: str, password: str | None, named: str, other: str) -> PostgresPlace:
+    """`named`: what messages call the URL; `other`: what one is that is of another kind."""
     try:
         parts = urlsplit(url)
         port = parts.port or POSTGRES_PORT
@@ -100,23 +131,23 @@ def parse_postgres(url: str, password: str | None) -> PostgresPlace:
         secret = parts.password is not None
         url.encode()  # bytes of a command line that are no UTF-8 are lone surrogates here, and no name of anything
     except ValueError as error:
-        raise InvalidRequest("the URL of the ledger's store cannot be read", hint=_HINT) from error
+        raise InvalidRequest(f"{named} cannot be read", hint=_HINT) from error
     if secret or any(name in ("password", "sslpassword") for name, _ in pairs):
-        raise InvalidRequest("a password does not belong in the URL of the ledger's store", hint="set PGPASSWORD")
+        raise InvalidRequest(f"a password does not belong in {named}", hint="set PGPASSWORD")
     query = dict(pairs)
     for name, value in pairs:
         if name not in _PARAMETERS:
             known = ", ".join(_PARAMETERS)
-            raise InvalidRequest(f"the URL of the ledger's store has an unknown {name!r}", hint=f"known: {known}")
+            raise InvalidRequest(f"{named} has an unknown {name!r}", hint=f"known: {known}")
         if query[name] != value or not value:
-            raise InvalidRequest(f"the URL of the ledger's store says {name!r} twice, or nothing by it", hint=_HINT)
+            raise InvalidRequest(f"{named} says {name!r} twice, or nothing by it", hint=_HINT)
     user, database = unquote(parts.username or ""), unquote(parts.path.removeprefix("/"))
     host = _host(parts, query)
     if parts.scheme != SCHEME or parts.fragment or "\0" in user + database:
-        raise InvalidRequest(f"the ledger's store is neither sqlite nor {SCHEME}://", hint=_HINT)
+        raise InvalidRequest(f"{named} is {other}", hint=_HINT)
     for what, found in (("user", user), ("host", host), ("database", database)):
         if not found:
-            raise InvalidRequest(f"the URL of the ledger's store names no {what}", hint=_HINT)
+            raise InvalidRequest(f"{named} names no {what}", hint=_HINT)
     tls, tls_ca = _tls(host, query)
     return PostgresPlace(host, port, database, user, password, query.get("schema", SCHEMA), tls, tls_ca)
 

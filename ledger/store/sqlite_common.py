@@ -5,12 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from ledger.errors import InvalidRequest, JinshiError
 
 NO_SPACE: Final = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN")
 """How the names of errors begin that mean a full disk."""
+_USELESS: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR")
+"""How those begin that mean that a file is damaged, or has not the tables of ours."""
 
 
 def is_empty(db: sqlite3.Connection) -> bool:
@@ -22,6 +25,17 @@ def is_empty(db: sqlite3.Connection) -> bool:
 def name_of(error: sqlite3.Error) -> str:
     """SQLite's own name of an error; '' where there is none."""
     return getattr(error, "sqlite_errorname", None) or ""
+
+
+def is_useless(error: BaseException | None) -> bool:
+    """Whether the file itself is at fault, and trying again does not help: who can make it again throws it away."""
+    return isinstance(error, sqlite3.Error) and name_of(error).startswith(_USELESS)
+
+
+def remove_database(path: Path) -> None:
+    """A database and what SQLite keeps beside it; the file itself last: nobody begins anew before. Raises OSError."""
+    for ending in ("-wal", "-shm", ""):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 def only_row(found: sqlite3.Cursor) -> Any:

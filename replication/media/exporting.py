@@ -14,12 +14,12 @@ from itertools import islice
 from typing import TypeVar
 
 from ledger.content.index import read_digest
-from ledger.content.references import packs_of, referring, refers_to_content
+from ledger.content.references import packs_of
 from ledger.core.checkpoint import Checkpoint, OpenedCheckpoint
 from ledger.core.entry import decode_entry
 from ledger.core.manifest import list_key, pack_key
 from ledger.core.note import format_note
-from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, growth
+from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, growth
 from ledger.errors import Forked, InvalidRequest, ObjectMissing, Tampered
 from ledger.keyring import KEYRING
 from ledger.keyring.logkey import ANNOUNCING
@@ -27,6 +27,7 @@ from ledger.protocols import Signer
 from ledger.store.base import ObjectStore
 from ledger.tasks import Report, run_bounded
 from ledger.verify import AuthenticatedTiles, read_tile, verify_growth
+from replication.contents import referring_in
 from replication.media.medium import HEAD, OBJECTS_MAX, SUMS, Medium, format_sums, sign_medium
 
 T = TypeVar("T")
@@ -157,16 +158,13 @@ class Exporter:
         for tile in _bundles(0, self._wanted.base):
             if len(self._carried) >= LOOKED_BACK_MAX:
                 return
-            for _, key, _ in await self._content(tile, upto=self._wanted.base):
-                self._carried.add(key)
+            content = await self._content(tile, await read_tile(self._source, tile))
+            self._carried.update(key for _, key, _ in content)
 
-    async def _content(self, tile: Tile, *, upto: int) -> list[tuple[int, str, bytes]]:
-        """What the entries of a bundle refer to, below index `upto`: index, key and digest; what is erased aside."""
-        data, found = await read_tile(self._source, tile), list[tuple[int, str, bytes]]()
-        if not refers_to_content(data):
-            return found
-        first = tile.index * TILE_WIDTH
-        for one in referring(first, decode_bundle(data, tile.width)[: max(0, upto - first)]):
+    async def _content(self, tile: Tile, data: bytes) -> list[tuple[int, str, bytes]]:
+        """What the entries of a bundle refer to: index, key and digest; what is erased aside."""
+        found: list[tuple[int, str, bytes]] = []
+        for one in referring_in(tile, data):
             if one.keyid in self._wanted.erased:
                 continue
             try:
@@ -240,7 +238,7 @@ class Exporter:
             found = await asyncio.gather(*(read_tile(self._source, tile) for tile in batch))
             writes: list[tuple[_Part, str, bytes]] = []
             for tile, data in zip(batch, found, strict=True):
-                await self._write_content(tile)
+                await self._write_content(tile, data)
                 part = self._room_for(tile.path, data)
                 part.stop = tile.index * TILE_WIDTH + tile.width
                 writes.append((part, tile.path, data))
@@ -248,9 +246,9 @@ class Exporter:
             if report is not None:
                 report(self._parts[-1].stop - base, size - base)
 
-    async def _write_content(self, tile: Tile) -> None:
+    async def _write_content(self, tile: Tile, bundle: bytes) -> None:
         """One at a time: a pack is large, and in memory as a whole."""
-        for index, key, digest in await self._content(tile, upto=self._wanted.opened.checkpoint.size):
+        for index, key, digest in await self._content(tile, bundle):
             if key in self._carried:
                 continue
             try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ledger.content.index import read_digest
 from ledger.core.checkpoint import OpenedCheckpoint, origin_prefix
+from ledger.core.manifest import CONTENT
 from ledger.core.merkle import EMPTY_ROOT, leaf_hash
 from ledger.core.note import VerifierKey, format_note
 from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, parse_tile_path
@@ -43,7 +44,6 @@ from replication.site import PENDING, Pending, format_pending, read_pending
 
 PARALLEL = 4
 """A pack is in memory as a whole."""
-CONTENT = "content/"
 EXPORT_AGAIN = "use another copy of it, or have it exported again"
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Final
 
 from ledger.content.references import Referring, packs_of, present, referring
 from ledger.core.manifest import INDEX, LISTS, PACKS, list_key, pack_key
 from ledger.errors import ObjectMissing, Tampered
 from replication.scrub.cycle import Cycle, Wanted
 from replication.scrub.keyring import ErasedKeys
-from replication.scrub.tree import read_any
+from replication.scrub.tree import read_fitting
 
-CONTENT: Final = "content/"
 _KEY = re.compile(f"(?:{PACKS}|{LISTS}|{INDEX})([0-9a-f]{{64}})")
 
 
@@ -80,20 +78,8 @@ class ContentScrub:
     def wanted(self, key: str, *, optional: bool = False) -> Wanted:
         """What an object must be: bytes with the digest it is named by."""
         digest = bytes.fromhex(key.rpartition("/")[2])
-        lost = Tampered(f"no copy at hand has {key} as it should be", key=key)
 
         def fits(data: bytes) -> bool:
             return hashlib.sha256(data).digest() == digest
 
-        def check(data: bytes) -> bytes:
-            if not fits(data):
-                raise lost
-            return data
-
-        async def genuine() -> bytes:
-            found = await read_any(self._cycle.copies, key, check)
-            if found is None:
-                raise lost
-            return found
-
-        return Wanted(key, fits, genuine, optional=optional)
+        return Wanted(key, fits, lambda: read_fitting(self._cycle.copies, key, fits), optional=optional)

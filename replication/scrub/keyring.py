@@ -31,7 +31,7 @@ from ledger.tasks import run_bounded
 from ledger.verify import verify_growth
 from replication.erase import Statement, parse_statement
 from replication.scrub.cycle import Cycle, Wanted
-from replication.scrub.tree import read_any
+from replication.scrub.tree import read_fitting
 from replication.site import read_cosigned
 
 ACTS: Final = "acts/"
@@ -268,19 +268,8 @@ class KeyringScrub:
         return self._key_that(keyid, lambda data: hashlib.sha256(data).hexdigest() == announced)
 
     def _key_that(self, keyid: str, fits: Callable[[bytes], bool]) -> Wanted:
-        lost = Tampered(f"no copy at hand has {KEYRING}{keyid} as it should be", key=KEYRING + keyid)
-        return Wanted(KEYRING + keyid, fits, lambda: self._read_any(keyid, fits, lost))
-
-    async def _read_any(self, keyid: str, fits: Callable[[bytes], bool], lost: Tampered) -> bytes:
-        def check(data: bytes) -> bytes:
-            if not fits(data):
-                raise lost
-            return data
-
-        found = await read_any(self._cycle.copies, KEYRING + keyid, check)
-        if found is None:
-            raise lost
-        return found
+        key = KEYRING + keyid
+        return Wanted(key, fits, lambda: read_fitting(self._cycle.copies, key, fits))
 
     async def _heal_key(self, keyid: str, wanted: Wanted, stored: Stored | None) -> None:
         """Put a data key or a wrap back, unless it is erased, and take it away again if it was erased meanwhile."""

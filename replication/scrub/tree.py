@@ -158,6 +158,21 @@ async def read_any(copies: Sequence[ObjectStore], key: str, check: Callable[[byt
     return None
 
 
+async def read_fitting(copies: Sequence[ObjectStore], key: str, fits: Callable[[bytes], bool]) -> bytes:
+    """An object out of the first copy where its bytes fit, older versions too. Raises Tampered: they do in none."""
+    lost = Tampered(f"no copy at hand has {key} as it should be", key=key)
+
+    def check(data: bytes) -> bytes:
+        if not fits(data):
+            raise lost
+        return data
+
+    found = await read_any(copies, key, check)
+    if found is None:
+        raise lost
+    return found
+
+
 def is_bundle_of(data: bytes, hashes: Sequence[bytes]) -> bool:
     """Whether a bundle holds exactly the entries with these leaf hashes."""
     try:

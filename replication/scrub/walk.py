@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Final
 
 from ledger.core.event import event_time_us
+from ledger.core.manifest import CONTENT
 from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, levels, needed, parse_tile_path
 from ledger.errors import Malformed, MalformedTile, Tampered
 from ledger.keyring import KEYRING
 from ledger.store.base import Stored
 from ledger.tasks import Report, run_bounded
 from replication.erase import ERASED
-from replication.scrub.contents import CONTENT, ContentScrub
+from replication.scrub.contents import ContentScrub
 from replication.scrub.cycle import Cycle, Wanted
 from replication.scrub.keyring import ErasedKeys, KeyringScrub
 from replication.scrub.notes import NOTES, NotesScrub

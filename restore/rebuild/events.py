@@ -17,6 +17,7 @@ from ledger.capture.base import Restored, Restoring, View
 from ledger.capture.replay import STRUCTURED, binary, structured
 from ledger.core.event import Event
 from ledger.errors import InvalidRequest, RestoreFailed
+from ledger.reader import in_log_order
 from ledger.sealing import Closed, Opened
 from ledger.tasks import Report
 from restore.rebuild.places import check_free, put_in_place, writing_errors
@@ -107,18 +108,11 @@ async def _to_file(
             await _replay(events, done, _Lines(file), report)
 
 
-async def _events(view: View, what: Restoring, start: int) -> AsyncGenerator[Opened, None]:
+def _events(view: View, what: Restoring, start: int) -> AsyncGenerator[Opened, None]:
     """The events of every source, in the order of the log."""
     named = what.options.get("sources")
     sources = [str(one) for one in named] if isinstance(named, list) else [what.source]
-    streams = [view.entries(source, start=start) for source in sources]
-    heads = [await anext(stream, None) for stream in streams]
-    while left := [(head.index, number) for number, head in enumerate(heads) if head is not None]:
-        _, number = min(left)
-        head = heads[number]
-        assert head is not None
-        yield head
-        heads[number] = await anext(streams[number], None)
+    return in_log_order([view.entries(source, start=start) for source in sources])
 
 
 def _nothing(event: Event) -> None:

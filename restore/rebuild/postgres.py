@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ledger.capture.base import Rebuild, Restored, Restoring, View
+from ledger.capture.opened import read_data
 from ledger.capture.postgres.base import Session, Source
-from ledger.capture.postgres.catalog import copied_as, literal, quoted
+from ledger.capture.postgres.catalog import copied_as, literal, quoted, table_name
 from ledger.capture.postgres.events import (
     COPIED,
     SCHEMA,
@@ -23,20 +24,18 @@ from ledger.capture.postgres.events import (
     copied_of,
     parse_schema,
 )
-from ledger.capture.postgres.pgoutput import Relation, format_lsn, parse_lsn
+from ledger.capture.postgres.pgoutput import format_lsn, parse_lsn
 from ledger.capture.postgres.reading import changes_of
 from ledger.capture.postgres.snapshot import digest_tables
-from ledger.capture.postgres.state import body_of, newest_seal, newest_seals, seal_of
-from ledger.capture.postgres.transactions import TRANSACTION, TRUNCATE, Change, transaction_of
+from ledger.capture.postgres.state import newest_seal, newest_seals, read_body, seal_of
+from ledger.capture.postgres.transactions import TRANSACTION, transaction_of
 from ledger.content import ContentReader
 from ledger.errors import CaptureFailed, InvalidRequest, Malformed, RestoreFailed, Tampered
 from ledger.sealing import Opened
 from ledger.tasks import Report, run_bounded
-from restore.rebuild.postgres_fold import CountedFold, KeyedFold, fold_of, index_name
+from restore.rebuild.postgres_fold import Folding, index_name
 
 PARALLEL: Final = 2
-FOLDED_SIZE_MAX: Final = 16 * 2**20
-"""So many bytes of changes are taken in before they are applied."""
 LISTED_MAX: Final = 5
 PREFIX: Final = "jinshi_restoring_"
 
@@ -61,9 +60,7 @@ def rebuild_postgres(open_place: Callable[[str], Source]) -> Rebuild:
         try:
             return await _Rebuilding(view, what, target, index, seal, report).run()
         except CaptureFailed as error:
-            raise RestoreFailed(
-                f"{error.what}", hint="nothing was put in place; mend it, then restore again"
-            ) from error
+            raise RestoreFailed(error.what, hint="nothing was put in place; mend it, then restore again") from error
 
     return rebuild
 
@@ -122,7 +119,7 @@ class _Rebuilding:
             counts = {"tables": len(tables), "rows": sum(one.rows for one in tables)}
             if self.what.dry_run:
                 return Restored(self.index, counts, {}, tuple(self.differences))
-            schema = parse_schema(await body_of(await self._entry(self.seal.schema, SCHEMA), self.view))
+            schema = await read_body(await self._entry(self.seal.schema, SCHEMA), self.view, parse_schema)
             await server.script(f"DROP DATABASE IF EXISTS {quoted(self._staging)}")  # of a restore that was killed
             try:
                 await self._create(server, schema)
@@ -130,7 +127,7 @@ class _Rebuilding:
                 checks = await self._check(tables)
                 # Commit point: a restore that is killed before this line has put nothing in place.
                 await self._put_in_place(server, schema, replaced)
-            except BaseException:
+            except BaseException:  # also when it is cancelled
                 await server.script(f"DROP DATABASE IF EXISTS {quoted(self._staging)} WITH (FORCE)")
                 raise
             if replaced:
@@ -270,8 +267,7 @@ class _Rebuilding:
         await run_bounded((load(one) for one in largest_first), parallel=len(sessions))
 
     async def _copied(self, one: Counted) -> Copied:
-        entry = await self._entry(one.copied, COPIED)
-        copied = copied_of(entry.entry.event)
+        copied = read_data(await self._entry(one.copied, COPIED), copied_of)
         if (copied.table.oid, copied.lsn, copied.generation) != (one.table.oid, one.copied_lsn, self.seal.generation):
             what = f"entry {one.copied} of {self.what.source}"
             raise Tampered(f"{what} is not the copy that entry {self.index} says it is")
@@ -279,7 +275,7 @@ class _Rebuilding:
 
     async def _fold(self, session: Session, tables: Sequence[Counted]) -> int:
         """Apply what was committed since the copies; how many changes there were."""
-        folding = _Folding(session, tables)
+        folding = Folding(session, tables)
         reader: ContentReader | None = None
         start = min((one.copied for one in tables), default=self.index)
         async for one in self.view.entries(
@@ -287,10 +283,8 @@ class _Rebuilding:
         ):
             if one.index >= self.index:
                 break
-            if one.closed is not None:
-                raise Tampered(f"entry {one.index} cannot be opened", hint="its data key is not at hand, or was erased")
             try:
-                transaction = transaction_of(one.entry.event)
+                transaction = read_data(one, transaction_of)
                 if transaction.generation != self.seal.generation:
                     continue
                 if transaction.manifest is None:
@@ -379,45 +373,6 @@ class _Rebuilding:
         )
 
 
-class _Folding:
-    """Changes on their way to the tables they are of."""
-
-    def __init__(self, session: Session, tables: Sequence[Counted]) -> None:
-        self._session = session
-        self._since = {one.table.oid: one.copied_lsn for one in tables}
-        self._folds: dict[int, KeyedFold | CountedFold] = {one.table.oid: fold_of(one.table) for one in tables}
-        self._touched: set[int] = set()
-        self._size = 0
-        self.changes = 0
-
-    async def take(self, changes: Sequence[Change], relations: Sequence[Relation], lsn: int, size: int) -> None:
-        """More changes of a transaction committed at `lsn`, of so many bytes. Raises Malformed, CaptureFailed."""
-        for change in changes:
-            for number in change[1] if change[0] == TRUNCATE else (change[1],):
-                relation = relations[number]
-                since = self._since.get(relation.oid)
-                if since is None or lsn < since:
-                    continue  # a table that is gone or was not asked for, or what its copy has already
-                fold = self._folds[relation.oid]
-                self._touched.add(relation.oid)
-                self.changes += 1
-                if not fold.take(change, relation):
-                    await fold.flush(self._session)
-                    await fold.move(self._session, change)
-        self._size += size or 200
-        if self._size >= FOLDED_SIZE_MAX:
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Apply what was taken in."""
-        for oid in sorted(self._touched):
-            await self._folds[oid].flush(self._session)
-        self._touched.clear()
-        self._size = 0
-
-
 async def _count(session: Session, one: Counted) -> int:
-    ((rows,),) = await session.fetch(
-        f"SELECT count(*) FROM ONLY {quoted(one.table.schema)}.{quoted(one.table.name)}"  # noqa: S608
-    )
+    ((rows,),) = await session.fetch(f"SELECT count(*) FROM ONLY {table_name(one.table)}")  # noqa: S608 (quoted)
     return int(rows)

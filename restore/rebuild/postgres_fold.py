@@ -1,6 +1,6 @@
 """What many changes of a table come to: the fewest statements that bring an earlier copy of it up to date.
 
-Bounded by the caller, who flushes when enough has been taken in. Pure, but for `flush`, which speaks SQL.
+Bounded by `Folding`, which flushes when enough has been taken in. Pure, but for `flush` and `move`, which speak SQL.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from typing import Final, cast
 from ledger.capture.postgres.base import Session
 from ledger.capture.postgres.catalog import copied_as, literal, quoted, table_name
 from ledger.capture.postgres.copytext import copy_line
-from ledger.capture.postgres.events import Table
+from ledger.capture.postgres.events import Counted, Table
 from ledger.capture.postgres.pgoutput import UNCHANGED, Relation, Row
 from ledger.capture.postgres.transactions import DELETE, INSERT, TRUNCATE, UPDATE, Change
 from ledger.errors import Malformed
 
 BLOCK_ROWS: Final = 1_000
+FOLDED_SIZE_MAX: Final = 16 * 2**20
+"""So many bytes of changes are taken in before they are applied."""
 STAGED: Final = "pg_temp.jinshi_staged"
 
 Key = tuple[str | None, ...]
@@ -94,7 +96,7 @@ class KeyedFold:
         if self._flushed:  # a second time: looking for rows by reading the whole table would cost more
             await session.script(f"CREATE INDEX IF NOT EXISTS {quoted(index_name(self._table))} ON {name} ({keys})")
         whole = (cast(Row, [*key]) for key, row in self._rows.items() if row is None or not _partly(row))
-        await self._staged(session, keys, whole, f"DELETE FROM ONLY {name} t USING {STAGED} s WHERE {same}")  # noqa: S608
+        await self._staged(session, keys, whole, f"DELETE FROM ONLY {name} t USING {STAGED} s WHERE {same}")  # noqa: S608 (quoted)
         by_known: dict[tuple[int, ...], list[Row]] = {}
         for row in self._rows.values():
             if row is not None and _partly(row):
@@ -104,13 +106,13 @@ class KeyedFold:
             names = [self._table.columns[place] for place in known]
             changed = ", ".join(f"{quoted(one)} = s.{quoted(one)}" for one in names if one not in self._table.key)
             if changed:
-                update = f"UPDATE ONLY {name} t SET {changed} FROM {STAGED} s WHERE {same}"  # noqa: S608
+                update = f"UPDATE ONLY {name} t SET {changed} FROM {STAGED} s WHERE {same}"  # noqa: S608 (quoted)
                 await self._staged(session, ", ".join(map(quoted, names)), rows, update)
 
     async def _staged(self, session: Session, columns: str, rows: Iterable[Row], statement: str) -> None:
         """Run a statement with these rows of some columns at hand."""
         name = table_name(self._table)
-        await session.script(f"CREATE TEMP TABLE jinshi_staged AS SELECT {columns} FROM {name} WITH NO DATA")  # noqa: S608
+        await session.script(f"CREATE TEMP TABLE jinshi_staged AS SELECT {columns} FROM {name} WITH NO DATA")  # noqa: S608 (quoted)
         await session.copy_in(f"COPY {STAGED} FROM STDIN", _blocks(rows))
         await session.script(f"ANALYZE {STAGED}; {statement}; DROP TABLE {STAGED}")
 
@@ -125,7 +127,7 @@ class KeyedFold:
         where = " AND ".join(
             f"{quoted(name)} = {_literal(value)}" for name, value in zip(self._table.key, key, strict=True)
         )
-        await session.script(f"UPDATE ONLY {table_name(self._table)} SET {values} WHERE {where}")  # noqa: S608
+        await session.script(f"UPDATE ONLY {table_name(self._table)} SET {values} WHERE {where}")  # noqa: S608 (quoted)
 
 
 class CountedFold:
@@ -188,7 +190,7 @@ class CountedFold:
             f"COPY {STAGED} FROM STDIN", _blocks(cast(Row, [*key, str(count)]) for key, count in fewer)
         )
         await session.script(
-            f"ANALYZE {STAGED}; DELETE FROM ONLY {name} WHERE ctid IN (SELECT place FROM ("  # noqa: S608
+            f"ANALYZE {STAGED}; DELETE FROM ONLY {name} WHERE ctid IN (SELECT place FROM ("  # noqa: S608 (quoted)
             f"SELECT t.ctid AS place, row_number() OVER (PARTITION BY t.hash) AS number, s.fewer FROM "
             f"(SELECT ctid, {hashed} AS hash FROM ONLY {name}) t "
             f"JOIN (SELECT {staged} AS hash, fewer FROM {STAGED}) s USING (hash)) found WHERE number <= fewer); "
@@ -200,8 +202,44 @@ class CountedFold:
         raise AssertionError("every change of such a table can be counted")
 
 
-def fold_of(table: Table) -> KeyedFold | CountedFold:
-    """The fold for a table."""
+class Folding:
+    """Changes on their way to the tables they are of."""
+
+    def __init__(self, session: Session, tables: Sequence[Counted]) -> None:
+        self._session = session
+        self._since = {one.table.oid: one.copied_lsn for one in tables}
+        self._folds: dict[int, KeyedFold | CountedFold] = {one.table.oid: _fold_of(one.table) for one in tables}
+        self._touched: set[int] = set()
+        self._size = 0
+        self.changes = 0
+
+    async def take(self, changes: Sequence[Change], relations: Sequence[Relation], lsn: int, size: int) -> None:
+        """More changes of a transaction committed at `lsn`, of so many bytes. Raises Malformed, CaptureFailed."""
+        for change in changes:
+            for number in change[1] if change[0] == TRUNCATE else (change[1],):
+                relation = relations[number]
+                since = self._since.get(relation.oid)
+                if since is None or lsn < since:
+                    continue  # a table that is gone or was not asked for, or what its copy has already
+                fold = self._folds[relation.oid]
+                self._touched.add(relation.oid)
+                self.changes += 1
+                if not fold.take(change, relation):
+                    await fold.flush(self._session)
+                    await fold.move(self._session, change)
+        self._size += size or 200
+        if self._size >= FOLDED_SIZE_MAX:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Apply what was taken in."""
+        for oid in sorted(self._touched):
+            await self._folds[oid].flush(self._session)
+        self._touched.clear()
+        self._size = 0
+
+
+def _fold_of(table: Table) -> KeyedFold | CountedFold:
     return KeyedFold(table) if table.identity == "key" else CountedFold(table)
 
 

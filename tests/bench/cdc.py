@@ -3,7 +3,6 @@ restore against pg_restore of a dump; on pgbench's tables."""
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from ledger.capture.base import Restoring
@@ -11,8 +10,8 @@ from ledger.capture.postgres.catalog import current_lsn
 from ledger.capture.postgres.pgoutput import format_lsn
 from restore.rebuild.postgres import rebuild_postgres
 from tests.bench.paired import Pair, run_paired, stopwatch
-from tests.support.captured_postgres import ASSET, pgbench, recording, source_of, sql
-from tests.support.postgres import USER, PostgresServer, private_postgres
+from tests.support.captured_postgres import ASSET, pgbench, recording, source_of, sql, tool
+from tests.support.postgres import PostgresServer, private_postgres
 
 SCALE = 5
 TRANSACTIONS = 10_000
@@ -21,10 +20,7 @@ CHANGES_EACH = 4
 
 async def run(scratch: Path, rounds: int, entries: int) -> None:
     """`entries`: pgbench's scale, 100,000 rows each (default 5)."""
-    with private_postgres() as server:
-        server.stop()
-        server.settings |= {"wal_level": "logical", "max_wal_size": "8GB", "shared_buffers": "256MB"}
-        server.start()
+    with private_postgres(wal_level="logical", max_wal_size="8GB", shared_buffers="256MB") as server:
         pgbench(server, "-i", "-q", "-s", str(entries or SCALE))
         sql(server, "ALTER TABLE pgbench_history ADD COLUMN id bigserial PRIMARY KEY")
         sql(server, "CREATE PUBLICATION everything FOR ALL TABLES")
@@ -43,7 +39,7 @@ async def _first_copy(scratch: Path, server: PostgresServer, rounds: int, rows: 
 
     async def theirs(number: int) -> float:
         with stopwatch() as watch:
-            _tool(server, "pg_dump", "-f", str(scratch / f"dump-{number}.sql"), "postgres")
+            tool(server, "pg_dump", "-f", str(scratch / f"dump-{number}.sql"), "postgres")
         return rows / watch.seconds
 
     await run_paired(Pair("rows of a first copy", "rows/s", "pg_dump"), ours, theirs, rounds)
@@ -74,7 +70,7 @@ async def _changes(scratch: Path, server: PostgresServer, rounds: int) -> None:
                 str(scratch / f"r-{number}"),
             ]
             with stopwatch() as watch:
-                _tool(server, "pg_recvlogical", "--start", "-S", "theirs", "--endpos", end, *options, "-d", "postgres")
+                tool(server, "pg_recvlogical", "--start", "-S", "theirs", "--endpos", end, *options)
             return TRANSACTIONS * CHANGES_EACH / watch.seconds
 
         await run_paired(Pair("changes captured", "changes/s", "pg_recvlogical"), ours, theirs, rounds)
@@ -83,7 +79,7 @@ async def _changes(scratch: Path, server: PostgresServer, rounds: int) -> None:
 
 async def _restore(scratch: Path, server: PostgresServer, rounds: int) -> None:
     """Ours has the changes of all rounds to apply as well, and compares what it made; theirs has only to load."""
-    _tool(server, "pg_dump", "-Fc", "-f", str(scratch / "dump"), "postgres")
+    tool(server, "pg_dump", "-Fc", "-f", str(scratch / "dump"), "postgres")
     (rows,) = sql(server, "SELECT (SELECT count(*) FROM pgbench_accounts) + (SELECT count(*) FROM pgbench_history)")[0]
     assert isinstance(rows, int)
     rebuild = rebuild_postgres(lambda place: source_of(server, place))
@@ -97,12 +93,7 @@ async def _restore(scratch: Path, server: PostgresServer, rounds: int) -> None:
     async def theirs(_number: int) -> float:
         sql(server, "DROP DATABASE IF EXISTS theirs", "CREATE DATABASE theirs")
         with stopwatch() as watch:
-            _tool(server, "pg_restore", "-j2", "-d", "theirs", str(scratch / "dump"))
+            tool(server, "pg_restore", "-j2", "-d", "theirs", str(scratch / "dump"))
         return rows / watch.seconds
 
     await run_paired(Pair("rows restored", "rows/s", "pg_restore -j2"), ours, theirs, rounds)
-
-
-def _tool(server: PostgresServer, program: str, *arguments: str) -> None:
-    where = ["-h", "127.0.0.1", "-p", str(server.port), "-U", USER]
-    subprocess.run([server.binaries / program, *where, *arguments], check=True, capture_output=True)

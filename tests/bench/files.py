@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.cli import ROOT
+
 FILES = 10_000
 MIB = 2**20
 SIZE = 1_024 * MIB
@@ -23,7 +25,6 @@ SHIFTED = 300 * MIB
 """Bytes of files that are others, shifted by a few bytes."""
 RESTIC = shutil.which("restic")
 STEPS = ("full", "no change", "1 % changed", "verified", "restored")
-REPOSITORY = Path(__file__).parents[2]
 
 
 def make_tree(root: Path, files: int) -> None:
@@ -88,7 +89,7 @@ def measured(*words: str | Path, variables: Mapping[str, str] | None = None) -> 
     """A command from its start to its end."""
     environment = {**os.environ, "RESTIC_PASSWORD": "bench", **(variables or {})}
     command = [sys.executable, "-S", "-c", _LAUNCHER, *map(str, words)]
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
     code, *cost = json.loads(done.stdout)
     if code:
         raise RuntimeError(f"{words[0]} failed: {done.stderr[-2_000:]}")

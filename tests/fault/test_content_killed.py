@@ -11,15 +11,14 @@ import pytest
 
 from ledger.core.manifest import INDEX, PACKS, pack_key, parse_dataref, parse_manifest
 from ledger.store.directory import DirectoryStore
+from tests.support.cli import ROOT
 from tests.support.content import SMALL, bytes_under, keys_under, noise, read, stored
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def capture(store: Path, file: Path, write: int, side: str) -> tuple[int, str]:
     """How it ended, and what it said."""
     command = [sys.executable, "-m", "tests.fault.content_worker", str(store), str(file), str(write), side]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode, done.stdout
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,13 +12,21 @@ import pytest
 
 from ledger.capture.physical.events import BASE, SEALED, parse_base, parse_seal
 from ledger.capture.postgres.pgoutput import parse_lsn
-from ledger.content import ChunkIndex, ContentStore
-from ledger.store.directory import DirectoryStore
-from ledger.store.sqlite import SqliteEntryStore
-from tests.support.captured_cluster import Protected, dump, reachable_directory, working
-from tests.support.captured_postgres import ASSET, PlainView, connect, pgbench, recording, sql
-from tests.support.content import KEYS
+from tests.support.captured_cluster import Protected, dump, reachable_directory
+from tests.support.captured_postgres import (
+    ASSET,
+    begun,
+    held,
+    newest_in,
+    pgbench,
+    recording,
+    sql,
+    start_worker,
+    working,
+)
 from tests.support.postgres import PostgresServer, private_postgres
+
+WORKER = "tests.fault.cluster_capture_worker"
 
 
 @pytest.mark.slow
@@ -36,13 +42,11 @@ async def test_killed_at_random_for_five_minutes() -> None:
 async def killed(*, seconds: float, kills: int, seed: int) -> None:
     print(f"seed={seed}")
     dice = random.Random(seed)
-    with private_postgres() as server, reachable_directory() as directory:
-        server.stop()
-        server.settings["summarize_wal"] = "on"
-        server.start()
+    with private_postgres(summarize_wal="on") as server, reachable_directory() as directory:
         pgbench(server, "-i", "-s", "1", "-q")
         root = directory / "ledger"
-        worker = start_worker(root, server)
+        worker = start_worker(WORKER, root, server)
+        await begun(root)
         oracle: list[tuple[int, str]] = []
         try:
             with working(server):
@@ -51,7 +55,7 @@ async def killed(*, seconds: float, kills: int, seed: int) -> None:
                     if dice.random() < 0.5:
                         worker.kill()
                         worker.wait()
-                        worker = start_worker(root, server)
+                        worker = start_worker(WORKER, root, server)
                     else:
                         server.stop(signal.SIGKILL)
                         server.start()
@@ -79,25 +83,11 @@ async def killed(*, seconds: float, kills: int, seed: int) -> None:
 
 async def observed(server: PostgresServer, root: Path) -> tuple[int, str]:
     """What is there while nobody may write, and the first seal that was made meanwhile."""
-    with connect(server) as holding:
-        holding.execute(
-            b"BEGIN; LOCK TABLE pgbench_accounts, pgbench_branches, pgbench_history, pgbench_tellers IN SHARE MODE"
-        )
+    with held(server):
         found = dump(server)
         since = parse_lsn(str(sql(server, "SELECT pg_logical_emit_message(true, 'test', '')")[0][0]))
         while True:
-            store = await SqliteEntryStore.open(root / "entries.sqlite")
-            try:
-                content = ContentStore(DirectoryStore(root / "content"), KEYS, ChunkIndex())
-                newest = await PlainView(store, content).newest(ASSET, SEALED)
-            finally:
-                content.close()
-                await store.close()
+            newest = await newest_in(root, SEALED)
             if newest is not None and parse_seal(newest.entry.event.data or b"").lsn >= since:
                 return newest.index, found
             await asyncio.sleep(0.2)
-
-
-def start_worker(ledger: Path, server: PostgresServer) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.fault.cluster_capture_worker", ledger, str(server.port), server.binaries]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,14 +15,24 @@ import pytest
 from ledger.capture.base import Restoring
 from ledger.capture.postgres.events import SEALED, parse_seal
 from ledger.capture.postgres.pgoutput import parse_lsn
-from ledger.content import ChunkIndex, ContentStore
-from ledger.errors import InvalidRequest
-from ledger.store.directory import DirectoryStore
-from ledger.store.sqlite import SqliteEntryStore
 from restore.rebuild.postgres import rebuild_postgres
-from tests.support.captured_postgres import ASSET, PlainView, connect, contents, pgbench, recording, source_of, sql
-from tests.support.content import KEYS
-from tests.support.postgres import USER, PostgresServer, private_postgres
+from tests.support.captured_postgres import (
+    ASSET,
+    begun,
+    contents,
+    held,
+    newest_in,
+    pgbench,
+    recording,
+    source_of,
+    sql,
+    start_worker,
+    tool,
+    working,
+)
+from tests.support.postgres import PostgresServer, private_postgres
+
+WORKER = "tests.fault.postgres_capture_worker"
 
 
 class Observed(NamedTuple):
@@ -50,14 +56,11 @@ async def test_killed_at_random_for_five_minutes(tmp_path: Path) -> None:
 async def killed(tmp_path: Path, *, seconds: float, kills: int, seed: int, dumped: bool = False) -> None:
     print(f"seed={seed}")
     dice = random.Random(seed)
-    with private_postgres() as server:
-        server.stop()
-        server.settings["wal_level"] = "logical"
-        server.start()
+    with private_postgres(wal_level="logical") as server:
         pgbench(server, "-i", "-s", "1", "-q")
         sql(server, "ALTER TABLE pgbench_history ADD COLUMN id bigserial PRIMARY KEY")
         sql(server, "CREATE TABLE other (id serial PRIMARY KEY)")
-        worker = start_worker(tmp_path / "ledger", server)
+        worker = start_worker(WORKER, tmp_path / "ledger", server)
         await begun(tmp_path / "ledger")
         oracle: list[Observed] = []
         try:
@@ -67,7 +70,7 @@ async def killed(tmp_path: Path, *, seconds: float, kills: int, seed: int, dumpe
                     if dice.random() < 0.5:
                         worker.kill()
                         worker.wait()
-                        worker = start_worker(tmp_path / "ledger", server)
+                        worker = start_worker(WORKER, tmp_path / "ledger", server)
                     else:
                         server.stop(signal.SIGKILL)
                         server.start()
@@ -97,78 +100,25 @@ def _benched(found: Mapping[str, str]) -> dict[str, str]:
     return {name: content for name, content in found.items() if "pgbench" in name}
 
 
-async def begun(root: Path) -> None:
-    """Return when there is a ledger: what is killed before that leaves none to go on with."""
-    while True:
-        try:
-            store = await SqliteEntryStore.open(root / "entries.sqlite")
-        except InvalidRequest:
-            await asyncio.sleep(0.1)
-        else:
-            await store.close()
-            return
-
-
 def rows_dumped(server: PostgresServer, database: str) -> list[str]:
     """What pg_dump says of pgbench's rows, a line each; they lie in another order after a restore."""
-    tool = [server.binaries / "pg_dump", "-h", "127.0.0.1", "-p", str(server.port), "-U", USER]
     rows = ["--data-only", "--inserts", "--table=public.pgbench_*", "--exclude-table=public.pgbench_*_seq"]
-    done = subprocess.run([*tool, *rows, database], capture_output=True, check=True, text=True)
-    return sorted(line for line in done.stdout.splitlines() if line.startswith("INSERT INTO"))
+    return sorted(
+        line for line in tool(server, "pg_dump", *rows, database).stdout.splitlines() if line.startswith("INSERT INTO")
+    )
 
 
 async def observed(server: PostgresServer, root: Path, dumped: bool) -> Observed:
     """What is there while nobody may write, and the seal that is made meanwhile."""
-    with connect(server) as holding:
-        holding.execute(
-            b"BEGIN; LOCK TABLE pgbench_accounts, pgbench_branches, pgbench_history, pgbench_tellers IN SHARE MODE"
-        )
+    with held(server):
         since = parse_lsn(str(sql(server, "SELECT pg_current_wal_insert_lsn()")[0][0]))
         found = contents(server, "postgres")
         dump = rows_dumped(server, "postgres") if dumped else None  # nobody writes: it sees the same
         sql(server, "INSERT INTO other DEFAULT VALUES")  # so that there is something to seal
         while True:
-            store = await SqliteEntryStore.open(root / "entries.sqlite")
-            try:
-                content = ContentStore(DirectoryStore(root / "content"), KEYS, ChunkIndex())
-                newest = await PlainView(store, content).newest(ASSET, SEALED)
-            finally:
-                content.close()
-                await store.close()
+            newest = await newest_in(root, SEALED)
             if newest is not None:
                 seal = parse_seal(newest.entry.event.data or b"")
                 if seal.lsn > since:
                     return Observed(newest.index, found, dump)
             await asyncio.sleep(0.2)
-
-
-def start_worker(ledger: Path, server: PostgresServer) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.fault.postgres_capture_worker", ledger, str(server.port), server.binaries]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
-
-
-@contextmanager
-def working(server: PostgresServer) -> Iterator[None]:
-    """pgbench at work, started again whenever its server dies under it."""
-    done = threading.Event()
-
-    def work() -> None:
-        while not done.is_set():
-            command = [server.binaries / "pgbench", "-n", "-c", "2", "-T", "600", "-h", "127.0.0.1"]
-            run = subprocess.Popen(
-                [*command, "-p", str(server.port), "-U", USER, "postgres"],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            while run.poll() is None and not done.wait(0.1):
-                pass
-            run.kill()
-            run.wait()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

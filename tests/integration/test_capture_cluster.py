@@ -28,9 +28,8 @@ from tests.support.captured_cluster import (
     protected,
     reachable_directory,
     restored_server,
-    working,
 )
-from tests.support.captured_postgres import ASSET, PlainView, pgbench, sql
+from tests.support.captured_postgres import ASSET, PlainView, pgbench, sql, working
 from tests.support.disks import small_disk
 from tests.support.postgres import USER, PostgresServer, machine_binaries, wheel_binaries
 
@@ -119,7 +118,7 @@ async def test_a_point_between_two_seals_by_position_or_time() -> None:
         await one.once()
 
         async def rows(**options: str) -> list[object]:
-            place = await one.restore(**options)  # type: ignore[arg-type]
+            place = await one.restore(**options)  # type: ignore[arg-type]  # none is `size`
             with restored_server(place, one.server.binaries) as server:
                 return [n for (n,) in sql(server, "SELECT n FROM t ORDER BY n")]
 
@@ -221,7 +220,7 @@ async def test_a_log_that_ends_early_is_no_success(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(rebuild, "put_segment", put_half)
         for options in ({}, {"time": str(now)}):
             with pytest.raises(RestoreFailed, match=r"recovery has ended at .*; the log was sealed at"):
-                await one.restore(place=one.directory / "place", **options)  # type: ignore[arg-type]
+                await one.restore(place=one.directory / "place", **options)  # type: ignore[arg-type]  # none is `size`
         assert sorted(path.name for path in one.directory.iterdir()) == ["ledger"]
 
 

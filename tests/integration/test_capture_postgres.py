@@ -41,10 +41,7 @@ LOGICAL = {"wal_level": "logical", "fsync": "off"}
 
 @pytest.fixture(scope="module", params=BINARIES, ids=lambda path: path.parent.name)
 def server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
-    with private_postgres(request.param) as running:
-        running.stop()
-        running.settings.update(LOGICAL)
-        running.start()
+    with private_postgres(request.param, **LOGICAL) as running:
         yield running
 
 
@@ -442,6 +439,6 @@ async def test_a_wrong_server_is_said_so(tmp_path: Path) -> None:
             await ledger.capture(replace_port(plain)).once()
 
 
-def replace_port(server: PostgresServer):  # noqa: ANN201
+def replace_port(server: PostgresServer) -> PsycopgSource:
     """Where nobody listens."""
     return source_of(replace(server, port=1))

@@ -28,8 +28,7 @@ def test_a_cluster_is_protected_and_restored_by_the_command(tmp_path: Path) -> N
         place = directory / "restored" / "data"
         place.parent.mkdir()
         run_as = ("--set", f"run_as={RUN_AS}") if RUN_AS else ()
-        lsn = jinshi("log", "--json").out  # every entry of it is sealed
-        assert "案件" not in lsn
+        assert "案件" not in jinshi("log", "--json").out, "every entry of it is sealed"
         done = jinshi("restore", "asset", "人口库", "--to", place, *run_as, "--json").json["assets"][0]
         assert done["checks"]["files"] > 900
         assert done["checks"]["positions"] == 1

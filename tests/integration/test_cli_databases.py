@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-from tests.support.captured_postgres import contents, sql
-from tests.support.cli import ledger_in
-from tests.support.postgres import USER, private_postgres
+from tests.support.captured_postgres import contents, registered_database, sql
 
 
 def test_a_database_is_protected_from_the_command_line(tmp_path: Path) -> None:
-    with private_postgres() as server:
-        server.stop()
-        server.settings["wal_level"] = "logical"
-        server.start()
-        address = f"postgresql://{USER}@127.0.0.1:{server.port}"
-        sql(server, "CREATE DATABASE population")
-        sql(server, "CREATE TABLE resident (id int PRIMARY KEY, name text)", database="population")
-        some = "INSERT INTO resident SELECT n, '居民 ' || n FROM generate_series(1, 5000) n"
-        sql(server, some, database="population")
-        path = f"{server.binaries}:{os.environ['PATH']}"  # its own pg_dump: the machine's may be older
-        jinshi = ledger_in(tmp_path).with_environment(POPULATION_DSN=f"{address}/population", PATH=path)
-        secret = ("--secret", "dsn=env:POPULATION_DSN")
-        jinshi("asset", "add", "人口库", "--kind", "postgres", "--grade", "1", "--owner", "数据局", *secret)
+    with registered_database(tmp_path, 5_000) as (server, jinshi, address):
         first = jinshi("capture", "人口库", "--json").json
         before = contents(server, "population")
         sql(server, "UPDATE resident SET name = upper(name) || 'x'", database="population")  # content, not an entry

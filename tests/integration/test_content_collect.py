@@ -74,10 +74,13 @@ def test_what_a_capture_has_left_behind_is_shown_and_removed(jinshi: Jinshi) -> 
     abandoned(jinshi, noise(3, 150_000))
     free = packs(jinshi) - before
     assert free
+    own = jinshi.directory / "ledger" / "published" / origin_prefix(ORIGIN) / "content" / "packs"
+    (own / ("z" * 64)).write_bytes(b"nothing of ours")
     shown = jinshi("content", "collect", "--dry-run", "--json").json
     assert (shown["free"], shown["free_erased"], shown["packs"]) == (len(free), 0, len(before | free))
     assert shown == jinshi("content", "status", "--json").json
     assert "to be removed" in jinshi("content", "status").out
+    (own / ("z" * 64)).unlink()
     jinshi("replicate", "--once")
     site = jinshi.directory / "ledger-sites" / "remote" / origin_prefix(ORIGIN) / "content" / "packs"
     assert {bytes.fromhex(path.name) for path in site.iterdir()} == before, "what nobody refers to is not shipped"

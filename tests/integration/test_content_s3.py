@@ -12,20 +12,26 @@ from ledger.core.checkpoint import origin_prefix
 from ledger.core.manifest import INDEX, PACKS, pack_key
 from ledger.store.base import Prefixed
 from ledger.store.memory import MemoryObjectStore
-from ledger.store.s3 import S3Store
 from ledger.verify import verify_copy
-from replication.locks import extend_all, lock_of
+from replication.locks import extend_all
 from restore.fetch import fetch_content, verify_site
-from tests.support.buckets import attack, client_of, deny_deleting_versions, every_version, new_bucket
+from tests.support.buckets import (
+    DAYS,
+    attack,
+    client_of,
+    deny_deleting_versions,
+    every_version,
+    locked,
+    near_in,
+    new_bucket,
+)
 from tests.support.content import SMALL, bytes_under, keys_under, noise, refer
-from tests.support.replicas import NEAR, ORIGIN, Replicas
+from tests.support.replicas import NEAR, ORIGIN
 from tests.support.scrubbing import Rot
 from tests.support.servers import S3Server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-DAYS = 30
 
 
 @pytest.fixture
@@ -40,16 +46,6 @@ def bucket(client: S3Client) -> str:
     return new_bucket(client, lock=True)
 
 
-def locked(client: S3Client, bucket: str, *, days: int = DAYS) -> S3Store:
-    return S3Store(client, bucket, "site", lock=lambda key: lock_of(key.partition("/")[2], days))
-
-
-async def begun(store: S3Store) -> Replicas:
-    replicas = Replicas(sites=[])
-    replicas.places[NEAR] = replicas.place(NEAR, Prefixed(store, origin_prefix(ORIGIN)))
-    return await replicas.begin()
-
-
 def left(client: S3Client, bucket: str, key: str) -> timedelta:
     found = client.head_object(Bucket=bucket, Key=f"site/{origin_prefix(ORIGIN)}{key}")
     assert found["ObjectLockMode"] == "COMPLIANCE"
@@ -57,7 +53,7 @@ def left(client: S3Client, bucket: str, key: str) -> timedelta:
 
 
 async def test_stolen_writer_credentials_lose_no_pack(client: S3Client, bucket: str) -> None:
-    replicas = await begun(locked(client, bucket))
+    replicas = await near_in(locked(client, bucket)).begin()
     await refer(replicas, noise(1, 3 * SMALL.pack_size))
     await replicas.replicate()
     objects = replicas.places[NEAR].objects
@@ -80,7 +76,7 @@ async def test_stolen_writer_credentials_lose_no_pack(client: S3Client, bucket: 
 async def test_a_pack_that_is_referred_to_again_is_locked_anew_and_all_are_when_it_is_asked_for(
     client: S3Client, bucket: str
 ) -> None:
-    replicas = await begun(locked(client, bucket, days=2))
+    replicas = await near_in(locked(client, bucket, days=2)).begin()
     data = noise(3, 3 * SMALL.pack_size)
     (pack, *_) = (await refer(replicas, data)).packs
     await replicas.replicate()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import pytest
 
 from tests.support.assets import add, add_database, make_database, types_of
 from tests.support.captured_cluster import RUN_AS, dsn_of, reachable_directory
-from tests.support.captured_postgres import sql
+from tests.support.captured_postgres import registered_database, sql
 from tests.support.cli import Jinshi, events, ledger_in
-from tests.support.postgres import USER, private_postgres
+from tests.support.postgres import private_postgres
 
 
 @pytest.fixture
@@ -179,19 +178,7 @@ def test_the_doctor_asks_for_each_asset(jinshi: Jinshi, tmp_path: Path) -> None:
 
 
 def test_a_database_is_drilled_into_a_server_and_dropped_there(tmp_path: Path) -> None:
-    with private_postgres() as server:
-        server.stop()
-        server.settings["wal_level"] = "logical"
-        server.start()
-        address = f"postgresql://{USER}@127.0.0.1:{server.port}"
-        sql(server, "CREATE DATABASE population")
-        sql(server, "CREATE TABLE resident (id int PRIMARY KEY, name text)", database="population")
-        some = "INSERT INTO resident SELECT n, '居民 ' || n FROM generate_series(1, 500) n"
-        sql(server, some, database="population")
-        path = f"{server.binaries}:{os.environ['PATH']}"  # its own pg_dump: the machine's may be older
-        jinshi = ledger_in(tmp_path).with_environment(DSN=f"{address}/population", PATH=path)
-        secret = ("--secret", "dsn=env:DSN")
-        jinshi("asset", "add", "人口库", "--kind", "postgres", "--grade", "1", "--owner", "数据局", *secret)
+    with registered_database(tmp_path, 500) as (server, jinshi, address):
         jinshi("capture", "人口库")
         jinshi("replicate", "--once")
         before = sql(server, "SELECT datname FROM pg_database ORDER BY 1")

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cli import ROOT
 from tests.support.files import capturing, looks
 
-REPOSITORY = Path(__file__).parents[2]
 COMMITS = 12
 RESTORED = 3
 
 
 def git(*words: str | Path) -> str:
-    return subprocess.run(["git", *map(str, words)], check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout
+    return subprocess.run(["git", *map(str, words)], check=True, capture_output=True, text=True, cwd=ROOT).stdout
 
 
 @pytest.mark.slow

@@ -17,11 +17,20 @@ from ledger.keyring import KEYRING
 from ledger.store.base import Prefixed
 from ledger.store.memory import MemoryEntryStore
 from ledger.store.s3 import S3Store
-from replication.locks import PARTIAL_DAYS, extend_all, lock_of
+from replication.locks import PARTIAL_DAYS, extend_all
 from replication.site import PENDING, SITE
 from restore.fetch import verify_site
 from restore.rebuild.ledger import rebuild
-from tests.support.buckets import attack, client_of, deny_deleting_versions, every_version, new_bucket
+from tests.support.buckets import (
+    DAYS,
+    attack,
+    client_of,
+    deny_deleting_versions,
+    every_version,
+    locked,
+    near_in,
+    new_bucket,
+)
 from tests.support.cli import events, ledger_in
 from tests.support.replicas import NEAR, ORIGIN, Replicas
 from tests.support.servers import S3Server
@@ -29,7 +38,6 @@ from tests.support.servers import S3Server
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-DAYS = 30
 SIZE = 300
 UNLOCKED = {KEYRING, PENDING}
 
@@ -46,13 +54,8 @@ def bucket(client: S3Client) -> str:
     return new_bucket(client, lock=True)
 
 
-def locked(client: S3Client, bucket: str, *, days: int = DAYS) -> S3Store:
-    return S3Store(client, bucket, "site", lock=lambda key: lock_of(key.partition("/")[2], days))
-
-
 async def replicated(store: S3Store) -> Replicas:
-    replicas = Replicas(sites=[])
-    replicas.places[NEAR] = replicas.place(NEAR, Prefixed(store, origin_prefix(ORIGIN)))
+    replicas = near_in(store)
     await replicas.begin()
     for size in (1, SIZE):
         await replicas.advance_to(size)

@@ -25,12 +25,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
 
 def test_a_secret_in_the_environment_is_looked_up_when_it_is_used() -> None:
     environ = {"DB_DSN": SECRET}
-    secret = secrets_of({"dsn": "env:DB_DSN"}, read_environment(environ))
-    assert secret("dsn") == SECRET
+    secrets = secrets_of({"dsn": "env:DB_DSN"}, read_environment(environ))
+    assert secrets["dsn"]() == SECRET
     with pytest.raises(InvalidRequest, match="DB_DSN is not set"):
         resolve("dsn", "env:DB_DSN", read_environment({}))
-    with pytest.raises(InvalidRequest, match="no secret 'password' is registered"):
-        secret("password")
+    with pytest.raises(InvalidRequest, match="the secret password does not say where it is"):
+        resolve("password", "", read_environment(environ))
 
 
 def test_a_secret_in_a_file_that_everybody_can_read_is_refused(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def answering(status: int, code: str, context: SSLContext | None = None) -> Iter
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815 (names of http.server)
 
         def log_message(self, *_: object) -> None:
             return

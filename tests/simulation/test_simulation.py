@@ -26,7 +26,8 @@ from ledger.store.memory import MemoryEntryStore
 from replication.follower import Follower
 from replication.memory import MirrorMemory
 from replication.mirror import Mirror
-from tests.support.simulation import ACKNOWLEDGED, REFUSED, WITNESSED, Simulation
+from tests.support.simulation import Simulation
+from tests.support.waiting import ACKNOWLEDGED, REFUSED
 from tests.support.weather import (
     DROPPED,
     INTERRUPTED,
@@ -37,6 +38,7 @@ from tests.support.weather import (
     TROUBLES,
     Database,
 )
+from tests.support.witnessing import WITNESSED
 
 SEEDS = 48
 STEPS = int(os.environ.get("STEPS", "120"))
@@ -72,7 +74,7 @@ def test_the_runs_do_meet_what_they_are_made_for() -> None:
     for seed in range(SEEDS):
         simulation = simulate(seed)
         seen |= {name.partition(" ")[0] for name in simulation.trace}
-        sizes.append(len(simulation.acknowledged))
+        sizes.append(len(simulation.producers.acknowledged))
         signed += len(simulation.signer.texts)
         met += simulation.weather.met
     assert seen >= {"append", "publish", "follow", "mirror", "crash", "take", "zombie", "partition", "heal", "verify"}
@@ -87,8 +89,8 @@ def test_the_same_seed_gives_the_same_run() -> None:
     assert one.trace == other.trace
     # Roots differ: how the log's key is wrapped in entry 0 is random, and nothing else is.
     assert [text.split(b"\n")[1] for text in one.signer.texts] == [text.split(b"\n")[1] for text in other.signer.texts]
-    assert {key: known.answers for key, known in one.acknowledged.items()} == {
-        key: known.answers for key, known in other.acknowledged.items()
+    assert {key: known.answers for key, known in one.producers.acknowledged.items()} == {
+        key: known.answers for key, known in other.producers.acknowledged.items()
     }
 
 
@@ -180,7 +182,7 @@ def test_a_thousand_runs() -> None:
     for seed in range(first, first + runs):
         simulation = simulate(seed)
         met += simulation.weather.met
-        acknowledged += len(simulation.acknowledged)
+        acknowledged += len(simulation.producers.acknowledged)
     print(f"{acknowledged} acknowledged, none lost; met:")
     for what, count in met.most_common():
         print(f"  {count:>7,} {what}")

@@ -10,11 +10,19 @@ from uuid import uuid4
 
 from botocore.exceptions import ClientError
 
+from ledger.core.checkpoint import origin_prefix
+from ledger.store.base import Prefixed
+from ledger.store.s3 import S3Store
 from ledger.store.s3_client import make_client
+from replication.locks import lock_of
+from tests.support.replicas import NEAR, ORIGIN, Replicas
 from tests.support.servers import S3Server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+DAYS = 30
+"""How long what is `locked` stays so."""
 
 
 def client_of(server: S3Server) -> S3Client:
@@ -31,6 +39,18 @@ def new_bucket(client: S3Client, *, versions: bool = False, lock: bool = False) 
     if versions:
         client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     return name
+
+
+def locked(client: S3Client, bucket: str, *, days: int = DAYS) -> S3Store:
+    """A bucket as the store of a site, which locks what `lock_of` says."""
+    return S3Store(client, bucket, "site", lock=lambda key: lock_of(key.partition("/")[2], days))
+
+
+def near_in(store: S3Store) -> Replicas:
+    """Replicas whose only site is in that store; still to be begun."""
+    replicas = Replicas(sites=[])
+    replicas.places[NEAR] = replicas.place(NEAR, Prefixed(store, origin_prefix(ORIGIN)))
+    return replicas
 
 
 def deny_deleting_versions(client: S3Client, bucket: str) -> None:

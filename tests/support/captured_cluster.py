@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import subprocess
 import tempfile
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from ledger.capture.physical import ClusterCapture
 from ledger.core.canonical import JsonValue
 from ledger.protocols import Clock
 from restore.rebuild.physical import rebuild_cluster
-from tests.support.captured_postgres import ASSET, Recording, recording
+from tests.support.captured_postgres import ASSET, Recording, recording, tool
 from tests.support.postgres import USER, PostgresServer, private_postgres
 
 RUN_AS = "nobody" if os.getuid() == 0 else ""
@@ -79,11 +77,7 @@ class Protected:
 @asynccontextmanager
 async def protected(binaries: Path | None = None, **settings: str) -> AsyncIterator[Protected]:
     """All of it; gone on leaving."""
-    with private_postgres(binaries) as server, reachable_directory() as directory:
-        if settings:
-            server.stop()
-            server.settings.update(settings)
-            server.start()
+    with private_postgres(binaries, **settings) as server, reachable_directory() as directory:
         async with recording(directory / "ledger") as ledger:
             yield Protected(server, ledger, directory)
 
@@ -101,37 +95,5 @@ def restored_server(data: Path, binaries: Path) -> Iterator[PostgresServer]:
 
 def dump(server: PostgresServer, database: str = "postgres") -> str:
     """What pg_dump says of a database, but for what is new at each run."""
-    done = subprocess.run(
-        [server.binaries / "pg_dump", "-h", "127.0.0.1", "-p", str(server.port), "-U", USER, database],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    return "\n".join(line for line in done.stdout.splitlines() if not line.startswith("\\"))
-
-
-@contextmanager
-def working(server: PostgresServer) -> Iterator[None]:
-    """pgbench at work, started again whenever its server dies under it."""
-    done = threading.Event()
-
-    def work() -> None:
-        while not done.is_set():
-            command = [server.binaries / "pgbench", "-n", "-c", "2", "-T", "600", "-h", "127.0.0.1"]
-            run = subprocess.Popen(
-                [*command, "-p", str(server.port), "-U", USER, "postgres"],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            while run.poll() is None and not done.wait(0.1):
-                pass
-            run.kill()
-            run.wait()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    said = tool(server, "pg_dump", database).stdout
+    return "\n".join(line for line in said.splitlines() if not line.startswith("\\"))

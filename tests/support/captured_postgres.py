@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import subprocess
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from ledger.capture.postgres.source import PsycopgSource
 from ledger.content import ChunkIndex, ContentStore, Leases
 from ledger.core.canonical import JsonValue
 from ledger.core.entry import decode_entry
+from ledger.errors import InvalidRequest
 from ledger.protocols import Clock
 from ledger.sealing import Opened
 from ledger.sequencer import Sequencer
@@ -25,9 +30,10 @@ from ledger.store.base import EntryStore, Selection
 from ledger.store.directory import DirectoryStore
 from ledger.store.place import PostgresPlace
 from ledger.store.sqlite import SqliteEntryStore
+from tests.support.cli import Jinshi, ledger_in
 from tests.support.content import KEYS
 from tests.support.ledgers import ACTOR
-from tests.support.postgres import USER, PostgresServer
+from tests.support.postgres import USER, PostgresServer, private_postgres
 
 ASSET = "urn:jinshi:asset:db"
 PAGE = 512
@@ -153,20 +159,107 @@ def contents(server: PostgresServer, database: str) -> Mapping[str, str]:
 
 def schema_of(server: PostgresServer, database: str) -> str:
     """What pg_dump says of how it is made, but for our own publications and what changes with each run."""
-    done = subprocess.run(
-        [server.binaries / "pg_dump", "--schema-only", "-h", "127.0.0.1", "-p", str(server.port), "-U", USER, database],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
+    said = tool(server, "pg_dump", "--schema-only", database).stdout
     return "\n".join(
         line
-        for line in done.stdout.splitlines()
+        for line in said.splitlines()
         if "jinshi_" not in line and not line.startswith(("--", "\\")) and line.strip()
     )
 
 
 def pgbench(server: PostgresServer, *options: str, database: str = "postgres") -> subprocess.CompletedProcess[str]:
     """Run the server's own pgbench."""
-    command = [server.binaries / "pgbench", "-h", "127.0.0.1", "-p", str(server.port), "-U", USER, *options, database]
-    return subprocess.run(command, capture_output=True, check=True, text=True)
+    return tool(server, "pgbench", *options, database)
+
+
+def tool(server: PostgresServer, program: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a tool of the server's own release against it."""
+    where = ["-h", "127.0.0.1", "-p", str(server.port), "-U", USER]
+    return subprocess.run([server.binaries / program, *where, *options], capture_output=True, check=True, text=True)
+
+
+# -- at work, and killed ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def working(server: PostgresServer) -> Iterator[None]:
+    """pgbench at work, started again whenever its server dies under it."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            command = [server.binaries / "pgbench", "-n", "-c", "2", "-T", "600", "-h", "127.0.0.1"]
+            run = subprocess.Popen(
+                [*command, "-p", str(server.port), "-U", USER, "postgres"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            while run.poll() is None and not done.wait(0.1):
+                pass
+            run.kill()
+            run.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def held(server: PostgresServer) -> Iterator[None]:
+    """Nobody may write to pgbench's tables."""
+    with connect(server) as holding:
+        holding.execute(
+            b"BEGIN; LOCK TABLE pgbench_accounts, pgbench_branches, pgbench_history, pgbench_tellers IN SHARE MODE"
+        )
+        yield
+
+
+def start_worker(module: str, ledger: Path, server: PostgresServer) -> subprocess.Popen[bytes]:
+    """A process that captures a server into a ledger until it is killed."""
+    command = [sys.executable, "-m", module, ledger, str(server.port), server.binaries]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+async def begun(root: Path) -> None:
+    """Return when there is a ledger: what is killed before that leaves none to go on with."""
+    while True:
+        try:
+            store = await SqliteEntryStore.open(root / "entries.sqlite")
+        except InvalidRequest:
+            await asyncio.sleep(0.1)
+        else:
+            await store.close()
+            return
+
+
+async def newest_in(root: Path, event_type: str) -> Opened | None:
+    """The last entry of that type in a ledger that another process writes."""
+    store = await SqliteEntryStore.open(root / "entries.sqlite")
+    content = ContentStore(DirectoryStore(root / "content"), KEYS, ChunkIndex())
+    try:
+        return await PlainView(store, content).newest(ASSET, event_type)
+    finally:
+        content.close()
+        await store.close()
+
+
+# -- by the command ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def registered_database(directory: Path, rows: int) -> Iterator[tuple[PostgresServer, Jinshi, str]]:
+    """A server whose database `population` is the asset 人口库 of a ledger, and the server's address."""
+    with private_postgres(wal_level="logical") as server:
+        address = f"postgresql://{USER}@127.0.0.1:{server.port}"
+        sql(server, "CREATE DATABASE population")
+        some = f"INSERT INTO resident SELECT n, '居民 ' || n FROM generate_series(1, {rows}) n"  # noqa: S608 (a number)
+        sql(server, "CREATE TABLE resident (id int PRIMARY KEY, name text)", some, database="population")
+        path = f"{server.binaries}:{os.environ['PATH']}"  # its own pg_dump: the machine's may be older
+        jinshi = ledger_in(directory).with_environment(POPULATION_DSN=f"{address}/population", PATH=path)
+        secret = ("--secret", "dsn=env:POPULATION_DSN")
+        jinshi("asset", "add", "人口库", "--kind", "postgres", "--grade", "1", "--owner", "数据局", *secret)
+        yield server, jinshi, address

@@ -17,6 +17,7 @@ NAMES = [
     b"a.b",
     b"a b",
     b"\xff\xfe",
+    b"\xff" * 9,
     b"%41",
     b"%",
     "文".encode(),

@@ -26,7 +26,8 @@ from ledger.capture.physical.events import (
 from ledger.capture.physical.tar import Member, TarStream
 from ledger.capture.physical.wal import parse_history, parse_segment_head, segment_name
 from ledger.core.manifest import Manifest
-from ledger.errors import Malformed
+from ledger.errors import InvalidRequest, Malformed
+from ledger.store.place import parse_dsn
 from tests.support.content import KEYS
 
 SIZE = 2**24
@@ -134,6 +135,13 @@ def _tar(data: bytes) -> None:
     assert not any(member.name.startswith(b"/") or b".." in member.name.split(b"/") for member, _ in found.members)
 
 
+def _dsn(data: bytes) -> None:
+    place = parse_dsn(data.decode("utf-8", "surrogateescape"))
+    assert place.host
+    assert place.libpq["sslmode"] == ("verify-full" if place.tls else "disable")
+    assert ("sslrootcert" in place.libpq) is place.tls
+
+
 Examples = Callable[[], list[bytes]]
 CLUSTER_PARSERS: list[tuple[str, str, Callable[[bytes], None], tuple[type[Exception], ...], Examples, str]] = [
     (
@@ -183,6 +191,14 @@ CLUSTER_PARSERS: list[tuple[str, str, Callable[[bytes], None], tuple[type[Except
         (Malformed,),
         lambda: [HEAD],
         "ledger.capture.physical.wal.parse_segment_head",
+    ),
+    (
+        "parse_dsn",
+        "a host, and TLS that verifies or none",
+        _dsn,
+        (InvalidRequest,),
+        lambda: [b"postgresql://user:s%40crt@db.gov.cn:5433/d", b"postgresql://u@/d?host=/run/postgresql"],
+        "ledger.store.place.parse_dsn",
     ),
     (
         "backup_manifest",

@@ -114,11 +114,12 @@ class PostgresServer:
 
 
 @contextmanager
-def private_postgres(binaries: Path | None = None) -> Iterator[PostgresServer]:
+def private_postgres(binaries: Path | None = None, **settings: str) -> Iterator[PostgresServer]:
     """A running server of one's own, in a directory that its user can reach; both are gone on leaving."""
     directory = Path(tempfile.mkdtemp(prefix="jinshi-postgres-"))
     directory.chmod(0o755)
     server = PostgresServer.create(directory / "cluster", binaries)
+    server.settings |= settings
     try:
         server.start()
         yield server

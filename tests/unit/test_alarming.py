@@ -26,6 +26,7 @@ from cli.serving.webhook import QUEUE_MAX, Webhook
 from cli.wiring.ledgers import WritableLedger
 from ledger.acknowledging import Standing
 from ledger.alarms import AlarmKind, Key, Reading, changes, cleared_event, raised_event, read_alarms
+from ledger.assets import Registry
 from ledger.core.acts import SCRUBBED, acts_source
 from ledger.core.event import Event
 from ledger.errors import InvalidRequest, StoreUnavailable, Tampered
@@ -245,3 +246,23 @@ async def test_a_store_that_is_away_ends_no_watch_and_hides_no_result(tmp_path: 
         store.away = False
         await alarming.look()
         assert list(await read_alarms(ledger.store)) == [("site-damaged", "far")]
+
+
+async def test_a_server_that_starts_while_the_assets_cannot_be_read_clears_none_of_their_alarms(tmp_path: Path) -> None:
+    degraded = reading(AlarmKind.ASSET_DEGRADED, "www", is_over=True, is_fine=False)
+    async with served() as ledger:
+        await ledger.service.sequencer.append([raised_event(ledger.service.origin, degraded, at="1")], actor=ACTOR)
+        away = Away()
+        await append(away, [Event("1", "urn:x", "t.v1")], FixedClock())
+        away.away, ledger.service.registry = True, Registry(away)
+        open_ledger = SimpleNamespace(
+            store=ledger.store, paths=LedgerPaths(tmp_path), environment=Environment(None, user="t")
+        )
+        writable = SimpleNamespace(ledger=open_ledger, sequencer=ledger.service.sequencer)
+        alarming = Alarming(cast(WritableLedger, writable), ledger.service, AlarmSettings(disk_free_percent=0), None)
+        running = asyncio.create_task(alarming.run())
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert list(await read_alarms(ledger.store)) == [degraded.key]

@@ -11,7 +11,7 @@ from ledger.content import referenced_packs
 from ledger.content.index import digests_under
 from ledger.core.manifest import LISTS, PACKS
 from ledger.errors import CompareFailed, StoreUnavailable, Tampered
-from ledger.store.base import ObjectStore
+from ledger.store.base import ObjectStore, Tag
 from ledger.store.faulty import FaultyObjectStore, Outcome
 from ledger.store.forwarding import ForwardingObjectStore
 from replication.collect import (
@@ -105,7 +105,7 @@ class Meanwhile(ForwardingObjectStore):
         super().__init__(inner)
         self._key, self._act, self._done = key, act, False
 
-    async def replace(self, key, data, *, expected):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    async def replace(self, key: str, data: bytes, *, expected: Tag | None) -> Tag:
         if key == self._key and not self._done:
             self._done = True
             await self._act()
@@ -130,7 +130,8 @@ async def _is_whole(replicas: Replicas) -> None:
 async def test_a_mirror_that_cosigns_right_before_a_removal_stops_it(replicas: Replicas) -> None:
     await _about_to_go(replicas)
     memory = Meanwhile(replicas.places[NEAR].memory, REMOVING, lambda: replicas.mirror(NEAR).advance())
-    await replicas.mirror(NEAR, memory=memory).collect()
+    done = await replicas.mirror(NEAR, memory=memory).collect()
+    assert (done.removed, done.locked) == (0, 0), "it was called off, and no lock was in the way"
     await _is_whole(replicas)
 
 

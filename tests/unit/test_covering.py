@@ -97,7 +97,8 @@ async def test_a_store_that_is_away_leaves_alarms_as_they_are(tmp_path: Path) ->
     assert (await ledger.known()).over
     ledger.store.away = True
     readings = await ledger.covering.readings({KEY, ("site-lag", "far")})
-    assert readings == [unchanged("permits")]
+    assert readings == unchanged(AlarmKind.ASSET_UNCOVERED, {KEY})
+    assert [reading.key for reading in readings] == [KEY]
     assert changes({KEY}, readings) == ([], [])
     ledger.store.away = False
     await append(ledger.store, [retired(ORIGIN, "permits", "x", at=1)])

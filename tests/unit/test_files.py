@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import shutil
-import signal
-import socket
+import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,42 +18,10 @@ from ledger.capture.files.point import tree_at
 from ledger.capture.leased import LeasingAppender
 from ledger.content import Lease
 from ledger.core.event import Event
-from ledger.errors import CaptureFailed, DiskFull, InvalidRequest, RestoreFailed, StoreUnavailable, Tampered
+from ledger.errors import CaptureFailed, StoreUnavailable
 from ledger.sequencer import Recorded
-from tests.support.content import noise
 from tests.support.disks import small_disk
-from tests.support.files import SOURCE, Captures, capturing, looks
-
-
-def odd_tree(root: Path) -> None:
-    """Everything a tree may hold."""
-    (root / "empty").mkdir()
-    (root / "deep" / "er").mkdir(parents=True)
-    (root / "deep" / "er" / "large").write_bytes(noise(1, 3_000_000))
-    below = root / "/".join(["深" * 60] * 10)  # more than a subject holds
-    below.mkdir(parents=True)
-    (below / "file").write_bytes(b"deep down")
-    (root / "small").write_bytes(b"small")
-    (root / "nothing").touch()
-    (root / "文件 with % and \n").write_bytes(b"text " * 1_000)
-    (root / "link").symlink_to("small")
-    (root / "dangling").symlink_to("/no/such/place\n")
-    os.link(root / "small", root / "deep" / "same")
-    os.mkfifo(root / "fifo", 0o640)
-    with open(os.fsencode(root) + b"/not \xff text", "wb") as file:  # noqa: PTH123
-        file.write(b"x" * 2_000)
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(f"/proc/self/fd/{(fd := os.open(root, os.O_RDONLY))}/socket")
-        os.close(fd)
-    with (root / "sparse").open("wb") as file:
-        file.truncate(50_000_000)
-        file.seek(20_000_000)
-        file.write(b"in the middle" * 10_000)
-    os.setxattr(root / "small", "user.note", b"\0\xff")
-    (root / "small").chmod(0o4751)
-    (root / "empty").chmod(0o1777)
-    for number, name in enumerate(["small", "deep/er/large", "deep/er", "deep", "empty", "fifo"]):
-        os.utime(root / name, ns=(0, -1_234_567_891_234_567_891 if number == 0 else 987_654_321_123_456_789 + number))
+from tests.support.files import SOURCE, Captures, capturing, looks, odd_tree
 
 
 async def test_a_tree_with_everything_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -93,6 +60,19 @@ async def test_without_its_state_everything_is_read_again_and_nothing_recorded_t
         shutil.rmtree(tmp_path / "state")
         again = await captures.once()
         assert (again.index, again.repeated, await captures.size()) == (first.index, True, size)
+
+
+async def test_a_state_that_is_damaged_or_another_version_s_is_made_anew(tmp_path: Path) -> None:
+    async with capturing(tmp_path) as captures:
+        (captures.root / "file").write_bytes(b"x")
+        first = await captures.once()
+        state = tmp_path / "state" / "files.sqlite"
+        state.write_bytes(b"no database at all")
+        assert ((again := await captures.once()).index, again.repeated) == (first.index, True)
+        state.unlink()
+        with closing(sqlite3.connect(state)) as database:
+            database.execute("CREATE TABLE tree (path BLOB PRIMARY KEY, other BLOB)")
+        assert ((again := await captures.once()).index, again.repeated) == (first.index, True)
 
 
 async def test_each_point_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -358,105 +338,6 @@ async def test_holes_of_a_huge_file_are_neither_read_nor_written(tmp_path: Path)
             for number in (0, 1, 350, 399):
                 file.seek(number * 2**25)
                 assert file.read(16) == b"\0" * 5 + b"here" + b"\0" * 7
-
-
-# -- restoring ------------------------------------------------------------------------------------------------------
-
-
-async def test_parts_come_back_with_the_directories_they_are_in(tmp_path: Path) -> None:
-    async with capturing(tmp_path) as captures:
-        odd_tree(captures.root)
-        await captures.once()
-        before = looks(captures.root)
-        await captures.restore(tmp_path / "back", only=["deep/er/large", "/empty/", "not %FF text"])
-        found = looks(tmp_path / "back")
-        assert set(found) == {b"", b"deep", b"deep/er", b"deep/er/large", b"empty", b"not \xff text"}
-        assert {path: found[path] for path in (b"deep", b"deep/er", b"deep/er/large")} == {
-            path: before[path] for path in (b"deep", b"deep/er", b"deep/er/large")
-        }
-        (captures.root / "deep" / "er" / "large").write_bytes(b"damaged")
-        (captures.root / "deep" / "er" / "beside").write_bytes(b"left alone")
-        await captures.restore(captures.root, only=["deep/er/large"], replace=True)
-        assert looks(captures.root)[b"deep/er/large"] == before[b"deep/er/large"]
-        assert (captures.root / "deep" / "er" / "beside").read_bytes() == b"left alone"
-        with pytest.raises(InvalidRequest, match="is not in the tree"):
-            await captures.restore(tmp_path / "again", only=["deep/nothing"])
-
-
-async def test_nothing_is_restored_over_something_unless_that_is_asked_for(tmp_path: Path) -> None:
-    async with capturing(tmp_path) as captures:
-        odd_tree(captures.root)
-        await captures.once()
-        (tmp_path / "there").mkdir()
-        (tmp_path / "there" / "small").write_bytes(b"mine")
-        (tmp_path / "there" / "mine").write_bytes(b"mine")
-        (tmp_path / "there" / "deep").symlink_to(tmp_path / "outside")
-        (tmp_path / "outside").mkdir()
-        (tmp_path / "outside" / "er").write_bytes(b"not to be touched")
-        there = looks(tmp_path / "there")
-        with pytest.raises(InvalidRequest, match="is not empty"):
-            await captures.restore(tmp_path / "there")
-        dry = await captures.restore(tmp_path / "there", replace=True, dry_run=True)
-        assert looks(tmp_path / "there") == there
-        assert {"changed small", "removed mine", "added fifo", "changed deep", "added deep/er"} <= set(dry.differences)
-        assert "removed mine" not in (await captures.restore(tmp_path / "there", dry_run=True)).differences
-        done = await captures.restore(tmp_path / "there", replace=True)
-        assert set(done.differences) == set(dry.differences)
-        assert looks(tmp_path / "there") == looks(captures.root)
-        assert (tmp_path / "outside" / "er").read_bytes() == b"not to be touched"
-        assert (await captures.restore(tmp_path / "there", replace=True)).differences == ()
-
-
-async def test_a_damaged_pack_leaves_nothing_in_place(tmp_path: Path) -> None:
-    async with capturing(tmp_path) as captures:
-        odd_tree(captures.root)
-        await captures.once()
-        for pack in (tmp_path / "objects" / "content" / "packs").iterdir():
-            pack.chmod(0o600)
-            pack.write_bytes(b"x" + pack.read_bytes()[1:])
-        with pytest.raises(Tampered):
-            await captures.restore(tmp_path / "back")
-        assert not (tmp_path / "back").exists()
-
-
-async def test_a_full_disk_leaves_nothing_in_place_and_the_next_restore_carries_on(tmp_path: Path) -> None:
-    async with capturing(tmp_path) as captures:
-        odd_tree(captures.root)
-        await captures.once()
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))
-        try:
-            with pytest.raises(DiskFull, match="it is not in place"):
-                await captures.restore(tmp_path / "back")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        assert not (tmp_path / "back").exists()
-        await captures.restore(tmp_path / "back")
-        assert looks(tmp_path / "back") == looks(captures.root)
-
-
-async def test_what_was_written_is_held_against_the_seal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that loses a byte after it was written."""
-    async with capturing(tmp_path) as captures:
-        (captures.root / "file").write_bytes(noise(1, 5_000))
-        await captures.once()
-        written = os.pwrite
-        monkeypatch.setattr(os, "pwrite", lambda fd, data, at: written(fd, b"\0" * len(data), at))
-        with pytest.raises(RestoreFailed, match="file is not what was captured"):
-            await captures.restore(tmp_path / "back")
-        assert not (tmp_path / "back").exists()
-
-
-async def test_nothing_sealed_is_nothing_to_restore(tmp_path: Path) -> None:
-    async with capturing(tmp_path) as captures:
-        with pytest.raises(InvalidRequest, match="no tree of"):
-            await captures.restore(tmp_path / "back")
-        (captures.root / "file").touch()
-        first = await captures.once()
-        with pytest.raises(InvalidRequest, match="no tree of"):
-            await captures.restore(tmp_path / "back", at=first.index - 1)
 
 
 # -- watching -------------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ledger.capture.physical.backup import CheckedBackup, Range, read_manifest
-from ledger.capture.physical.server import place_of
 from ledger.capture.physical.tar import TarStream
 from ledger.capture.physical.wal import parse_history, record_end, segment_name, segment_of, timeline_of
 from ledger.errors import CaptureFailed, InvalidRequest, Malformed
+from ledger.store.place import parse_dsn
 from tests.support.cluster_parsers import HISTORY, Collected, backup_manifest, tar_of
 
 SIZE = 2**24
@@ -142,7 +142,7 @@ def test_a_manifest_that_was_changed_is_refused() -> None:
 
 
 def test_a_password_is_taken_out_of_the_dsn() -> None:
-    place = place_of("postgresql://backup:s%40crt@db.example.gov:5433/postgres")
+    place = parse_dsn("postgresql://backup:s%40crt@db.example.gov:5433/postgres")
     assert (place.host, place.port, place.user, place.password) == ("db.example.gov", 5433, "backup", "s@crt")
     assert place.tls
 
@@ -152,5 +152,5 @@ def test_a_password_is_taken_out_of_the_dsn() -> None:
 )
 def test_no_message_shows_a_dsn(dsn: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        place_of(dsn)
+        parse_dsn(dsn)
     assert "s@crt" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 import pytest
@@ -20,6 +21,7 @@ from ledger.store.faulty import FaultyEntryStore, FaultyObjectStore, Outcome
 from ledger.store.memory import MemoryEntryStore, MemoryObjectStore
 from pki.keystore.file import LogSigner
 from tests.support.ledgers import FixedClock, log_signer
+from tests.support.weather import Database, Remote, Weather
 
 ORIGIN = "example.test/log"
 
@@ -173,6 +175,17 @@ async def test_a_fenced_publisher_shows_nothing(signer: LogSigner) -> None:
     with pytest.raises(Fenced):
         await Publisher(store, objects, signer, ORIGIN, epoch=epoch).publish()
     assert [key async for key in objects.list_keys(CHECKPOINT)] == []
+
+
+async def test_those_who_publish_at_once_do_so_one_after_the_other(signer: LogSigner) -> None:
+    weather = Weather(0)
+    weather.calm = True
+    store, objects = MemoryEntryStore(), MemoryObjectStore()
+    slow = Database(store, weather), Remote(objects, weather)
+    publisher = Publisher(*slow, signer, ORIGIN, epoch=await grow(store, 300))
+    first, *others = await asyncio.gather(*(publisher.publish() for _ in range(4)))
+    assert others == [first] * 3
+    await assert_published(store, objects, signer)
 
 
 async def test_an_empty_log_is_published_and_grown_from(signer: LogSigner) -> None:

@@ -107,7 +107,8 @@ class FilesCapture:
 
     async def _record(self, state: State, changes: Changes, scan: Scan, report: Report | None) -> None:
         """Record what a scan finds, while it goes on: one batch is taken while the one before is committed."""
-        total = sum((state.sealed or (0, _NOTHING))[1].counts.values())
+        last = state.sealed
+        total = 0 if last is None else last[1].paths
         async with self._subject.content.writing() as (writer, lease):
             appending: asyncio.Task[None] | None = None
             try:
@@ -140,8 +141,8 @@ class FilesCapture:
         events = [change.event for change in changes if change.event is not None]
         try:
             places = iter(await self._subject.appender.append(events, actor=self._subject.actor))
-        except BaseException:
-            await asyncio.to_thread(state.doubt, changes)  # it may have been recorded all the same
+        except BaseException:  # cancelled, too: it may have been recorded all the same
+            await asyncio.to_thread(state.doubt, changes)
             raise
         indexes = [-1 if change.event is None else next(places).index for change in changes]
         await asyncio.to_thread(state.apply, list(zip(changes, indexes, strict=True)))
@@ -212,9 +213,6 @@ class FilesCapture:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
-
-
-_NOTHING: Final = Seal({}, 0, b"")
 
 
 def _counted(seal: Seal) -> dict[str, int]:

@@ -72,7 +72,7 @@ class Changes:
                 if len(waiting) == BATCH:
                     break
             changes = [self._change(found, reading) for found, reading in waiting]
-        except BaseException:
+        except BaseException:  # whatever it is, the files that are being read are closed first
             wait([reading for _, reading in waiting if reading is not None])
             raise
         return [change for change in changes if change is not None], len(waiting) < BATCH

@@ -51,7 +51,7 @@ def parse_text(text: str) -> bytes:
 
 def subject_of(path: bytes) -> str:
     """The subject of the entries of a path. One that `is_long` stands for it by its digest; the path is in the data."""
-    text = text_of(path) if path else _ROOT_SUBJECT
+    text = shown(path)
     return text if len(text.encode("utf-8")) <= SUBJECT_SIZE_MAX else _LONG + hashlib.sha256(path).hexdigest()
 
 
@@ -92,3 +92,14 @@ def join(directory: bytes, name: bytes) -> bytes:
 def shown(path: bytes) -> str:
     """A path for people, in one line."""
     return text_of(path) if path else _ROOT_SUBJECT
+
+
+def path_of(text: str) -> bytes:
+    """A path as people write it: with slashes at its ends, `.`; `%` and two digits for a byte that is no text."""
+    trimmed = text.strip("/").removeprefix("./")
+    if trimmed in ("", "."):
+        return ROOT
+    try:
+        return parse_text(trimmed)
+    except Malformed:
+        return trimmed.encode("utf-8", "surrogateescape")

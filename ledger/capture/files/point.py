@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from ledger.capture.base import View
 from ledger.capture.files.sealed import SEALED, Seal, parse_seal
 from ledger.capture.files.tree import PAGE, Tree
-from ledger.errors import InvalidRequest, Malformed, Tampered
-from ledger.sealing import Closed, Opened
+from ledger.capture.opened import read_data
+from ledger.errors import InvalidRequest, Tampered
+from ledger.sealing import Opened
 from ledger.tasks import Report
 
 
@@ -30,7 +31,7 @@ async def tree_at(view: View, source: str, report: Report | None = None) -> Asyn
     Where entries of it were erased, their paths are missing, and the digest cannot be compared.
 
     Raises:
-        InvalidRequest: nothing is sealed there, or the key to it is not at hand.
+        InvalidRequest: nothing is sealed there, or the key to it is not at hand. Erased: what seals it was erased.
         Tampered: the entries are not those of the tree that was sealed.
         StoreUnavailable, DiskFull: the view cannot be read, or there is no room for the spool.
     """
@@ -39,16 +40,7 @@ async def tree_at(view: View, source: str, report: Report | None = None) -> Asyn
         raise InvalidRequest(
             f"no tree of {source} was sealed by then", hint="capture it, or ask for a later point with --at"
         )
-    if newest.closed is not None:
-        erased = newest.closed is Closed.ERASED
-        raise InvalidRequest(
-            f"entry {newest.index}, which seals the tree of {source}, {'was erased' if erased else 'is sealed'}",
-            hint="ask for another point with --at" if erased else "give the passphrase, or recover the keys",
-        )
-    try:
-        seal = parse_seal(newest.entry.event.data or b"")
-    except Malformed as error:
-        raise Tampered(f"entry {newest.index}: {error.what}", key=f"entry {newest.index}", hint=error.hint) from error
+    seal = read_data(newest, parse_seal)
     tree = Tree()
     try:
         await _fold(view, source, tree, newest.index, report)

@@ -10,7 +10,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Final
@@ -67,7 +67,7 @@ def kind_of(found: os.stat_result) -> Kind:
 
 
 def record_of(found: os.stat_result, xattrs: tuple[tuple[bytes, bytes], ...], *, target: bytes = b"") -> Record:
-    """The record of what is no regular file."""
+    """The record of what is no regular file; of one, all but its content."""
     kind = kind_of(found)
     return Record(
         kind,
@@ -86,22 +86,13 @@ def record_of(found: os.stat_result, xattrs: tuple[tuple[bytes, bytes], ...], *,
 
 def file_record(read: Read, xattrs: tuple[tuple[bytes, bytes], ...]) -> Record:
     """The record of a regular file that was read."""
-    found = read.looked
-    return Record(
-        Kind.FILE,
-        stat.S_IMODE(found.st_mode),
-        found.st_uid,
-        found.st_gid,
-        found.st_mtime_ns,
-        user_name(found.st_uid),
-        group_name(found.st_gid),
+    return replace(
+        record_of(read.looked, xattrs),
         size=read.size,
         digest=read.digest,
         inline=read.inline,
         manifest=None if read.content is None else read.content.manifest,
         extents=read.extents,
-        link=link_of(found),
-        xattrs=xattrs,
         torn=read.torn,
     )
 

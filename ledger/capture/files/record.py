@@ -165,7 +165,7 @@ def _record(kind: str, mode: int, uid: int, gid: int, mtime: str, found: Mapping
             extents=_extents(found["extents"]) if "extents" in found else None,
             target=parse_text(_text(found, "target")),
             link=_text(found, "link"),
-            device=_device(found["device"]) if "device" in found else None,
+            device=_pair(found["device"]) if "device" in found else None,
             xattrs=_xattrs(found.get("xattrs", {})),
             torn=found.get("torn") is True,
         )
@@ -229,10 +229,6 @@ def _extents(value: JsonValue) -> tuple[Extent, ...]:
     return tuple(Extent(*_pair(one)) for one in value)
 
 
-def _device(value: JsonValue) -> tuple[int, int]:
-    return _pair(value)
-
-
 def _pair(value: JsonValue) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError
@@ -242,10 +238,7 @@ def _pair(value: JsonValue) -> tuple[int, int]:
 def _xattrs(value: JsonValue) -> tuple[tuple[bytes, bytes], ...]:
     if not isinstance(value, dict):
         raise ValueError
-    pairs = []
-    for name in value:
-        pairs.append((parse_text(name), _base64(_text(value, name))))
-    return tuple(sorted(pairs))
+    return tuple(sorted((parse_text(name), _base64(_text(value, name))) for name in value))
 
 
 def tree_line(path: bytes, line: bytes) -> bytes:

@@ -213,7 +213,7 @@ class Scan:
             found.descriptor = os.open(name, flags, dir_fd=directory)
             try:
                 found.xattrs = xattrs_of(found.descriptor)
-            except BaseException:
+            except BaseException:  # whatever it is, nobody else closes it
                 os.close(found.descriptor)
                 raise
             return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from ledger.core.canonical import JsonValue, canonicalize, parse_canonical
@@ -28,7 +28,7 @@ class Seal:
     digest: bytes
     problems: tuple[str, ...] = ()
     problems_count: int = 0
-    previous: int | None = field(default=None)
+    previous: int | None = None
 
     @property
     def paths(self) -> int:

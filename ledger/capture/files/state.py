@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import sqlite3
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -18,10 +17,11 @@ from typing import Final, NamedTuple
 
 from ledger.capture.files.names import ROOT, parent_of
 from ledger.capture.files.record import Record, parse_record
-from ledger.capture.files.tree import PAGE, Tree, put, retire
+from ledger.capture.files.tree import Tree, note, put, retire
 from ledger.content import Content
 from ledger.core.event import Event
 from ledger.errors import StoreUnavailable
+from ledger.store.sqlite_common import is_useless, remove_database
 
 NAME: Final = "files.sqlite"
 COARSE_NS: Final = 2_000_000_000
@@ -99,7 +99,7 @@ class State(Tree):
             super().__init__(directory / NAME)
             self._begin()
         except StoreUnavailable as error:
-            if not isinstance(error.__cause__, sqlite3.DatabaseError):
+            if not is_useless(error.__cause__):
                 raise
             self.forget()
 
@@ -107,8 +107,7 @@ class State(Tree):
         """Begin with nothing."""
         with suppress(AttributeError):
             self.close()
-        for suffix in ("", "-wal", "-shm"):
-            (self._directory / (NAME + suffix)).unlink(missing_ok=True)
+        remove_database(self._directory / NAME)
         super().__init__(self._directory / NAME)
         self._begin()
 
@@ -153,26 +152,17 @@ class State(Tree):
 
     def names(self, directory: bytes) -> Iterator[bytes]:
         """Their paths, ascending."""
-        yield from self._listed("parent = ? AND path > ?", (directory,), b"")
+        yield from self._paths("parent = ?", directory)
 
     def below(self, path: bytes) -> Iterator[bytes]:
         """Every path below one, ascending."""
         if path == ROOT:
-            yield from self._listed("parent IS NOT NULL AND path > ?", (), b"")
+            yield from self._paths("parent IS NOT NULL")
         else:
-            yield from self._listed("parent IS NOT NULL AND path < ? AND path > ?", (path + b"0",), path + b"/")
+            yield from self._paths("parent IS NOT NULL AND path < ?", path + b"0", start=path + b"/")
 
-    def _listed(self, condition: str, values: tuple[bytes, ...], last: bytes) -> Iterator[bytes]:
-        while True:
-            with self.reading() as database:
-                page = database.execute(
-                    f"SELECT path FROM tree WHERE {condition} ORDER BY path LIMIT ?",  # noqa: S608
-                    (*values, last, PAGE),
-                ).fetchall()
-            yield from (path for (path,) in page)
-            if len(page) < PAGE:
-                return
-            last = page[-1][0]
+    def _paths(self, condition: str, *values: bytes, start: bytes = b"") -> Iterator[bytes]:
+        yield from (path for (path,) in self.listed("path", condition, *values, start=start))
 
     def begin(self) -> None:
         """A new scan: no directory is listed yet."""
@@ -230,7 +220,7 @@ class State(Tree):
                     "ON CONFLICT (path) DO UPDATE SET line = x'', stamp = NULL, inode = NULL, parent = excluded.parent",
                     (change.path, None if change.path == ROOT else parent_of(change.path)),
                 )
-            database.execute("INSERT OR REPLACE INTO known VALUES ('doubts', 1)")
+            note(database, doubts=1)
 
     @property
     def doubts(self) -> bool:
@@ -248,7 +238,7 @@ class State(Tree):
     def note(self, **values: int | str | bytes) -> None:
         """Keep values under names."""
         with self.writing() as database:
-            database.executemany("INSERT OR REPLACE INTO known VALUES (?, ?)", list(values.items()))
+            note(database, **values)
 
     def reached(self, index: int, id_: str) -> None:
         """The entry taken in last, where it is later than what was."""

@@ -16,10 +16,11 @@ from typing import Any, Final, NamedTuple
 from ledger.capture.files.names import ROOT, is_long, parent_of, parse_subject
 from ledger.capture.files.record import RECORDED, RETIRED, Kind, Record, parse_long, parse_record, tree_line
 from ledger.capture.files.sealed import SEALED, Seal, parse_seal
+from ledger.capture.opened import read_data
 from ledger.core.event import Event
-from ledger.errors import DiskFull, InvalidRequest, Malformed, StoreUnavailable, Tampered
+from ledger.errors import DiskFull, Malformed, StoreUnavailable, Tampered
 from ledger.sealing import Closed, Opened
-from ledger.store.sqlite_common import NO_SPACE, name_of
+from ledger.store.sqlite_common import NO_SPACE, name_of, transaction
 
 PAGE: Final = 1_024
 
@@ -70,44 +71,18 @@ class Tree:
                 self._fold(database, one)
                 last = one
             if last is not None:
-                reached = [("folded", last.index), ("folded_id", last.entry.event.id)]
-                database.executemany("INSERT OR REPLACE INTO known VALUES (?, ?)", reached)
+                note(database, folded=last.index, folded_id=last.entry.event.id)
 
     def _fold(self, database: sqlite3.Connection, one: Opened) -> None:
         event = one.entry.event
-        if event.type in RECORDED or event.type == SEALED:
-            if one.closed is Closed.NO_KEY:
-                raise InvalidRequest(
-                    f"entry {one.index} of {event.source} is sealed, and its key is not at hand",
-                    hint="give the passphrase; after a restore, run jinshi keys recover --recovery-key FILE",
-                )
-            try:
-                self._take(database, one.index, event, erased=one.closed is not None)
-            except Malformed as error:
-                raise Tampered(
-                    f"entry {one.index} of {event.source}: {error.what}",
-                    key=f"entry {one.index}",
-                    hint=error.hint or "it was not written by jinshi",
-                ) from error
-
-    def _take(self, database: sqlite3.Connection, index: int, event: Event, *, erased: bool) -> None:
-        if erased:
-            erasures = self._known(database, "erased") or 0
-            database.execute("INSERT OR REPLACE INTO known VALUES ('erased', ?)", (int(erasures) + 1,))
+        if event.type not in RECORDED and event.type != SEALED:
+            return
+        if one.closed is Closed.ERASED:
+            note(database, erased=int(self._known(database, "erased") or 0) + 1)
             with suppress(Malformed):  # a pseudonym is no path
-                retire(database, parse_subject(event.subject or ""), index)
+                retire(database, parse_subject(event.subject or ""), one.index)
             return
-        data = event.data or b""
-        if event.type == SEALED:
-            parse_seal(data)
-            database.executemany("INSERT OR REPLACE INTO known VALUES (?, ?)", [("sealed", index), ("seal", data)])
-            return
-        subject = event.subject or ""
-        path = parse_subject(subject, parse_long(data) if is_long(subject) else None)
-        if event.type == RETIRED:
-            retire(database, path, index)
-        else:
-            put(database, path, index, data, parse_record(data), dataref=event.dataref)
+        read_data(one, lambda data: _take(database, one.index, event, data))
 
     # -- asking --
 
@@ -154,37 +129,33 @@ class Tree:
             row = database.execute("SELECT 1 FROM tree WHERE path = ? AND kind IS NOT NULL", (path,)).fetchone()
         return row is not None
 
-    def items(self, *, under: bytes = ROOT, reverse: bool = False) -> Iterator[Item]:
+    def items(self, *, under: bytes = ROOT) -> Iterator[Item]:
         """The paths from one on downwards, ascending by their bytes: a directory comes before what is in it."""
-        for page in self._pages("path, place, line, data", under, reverse):
-            for path, place, line, data in page:
-                yield Item(path, place, line, parse_record(data))
+        if under == ROOT:
+            yield from self._items("kind IS NOT NULL")
+            return
+        item = self.find(under)
+        if item is not None:
+            yield item
+        yield from self._items("path < ? AND kind IS NOT NULL", under + b"0", start=under + b"/")
 
     def children(self, directory: bytes) -> Iterator[Item]:
         """What is right in a directory, ascending."""
-        last = b""
-        while True:
-            with self.reading() as database:
-                page = database.execute(
-                    "SELECT path, place, line, data FROM tree WHERE parent = ? AND path > ? ORDER BY path LIMIT ?",
-                    (directory, last, PAGE),
-                ).fetchall()
-            for path, place, line, data in page:
-                yield Item(path, place, line, parse_record(data))
-            if len(page) < PAGE:
-                return
-            last = page[-1][0]
+        yield from self._items("parent = ?", directory)
+
+    def _items(self, condition: str, *values: bytes, start: bytes = b"") -> Iterator[Item]:
+        for path, place, line, data in self.listed("path, place, line, data", condition, *values, start=start):
+            yield Item(path, place, line, parse_record(data))
 
     def summary(self) -> tuple[dict[str, int], int, bytes]:
         """How many paths of each kind, the bytes of its files, and the digest over all of it."""
         digest = hashlib.sha256()
         counts: dict[str, int] = {}
         size = 0
-        for page in self._pages("path, kind, size, line", ROOT, False):
-            for path, kind, one, line in page:
-                digest.update(tree_line(path, line))
-                counts[kind] = counts.get(kind, 0) + 1
-                size += one
+        for path, kind, one, line in self.listed("path, kind, size, line", "kind IS NOT NULL"):
+            digest.update(tree_line(path, line))
+            counts[kind] = counts.get(kind, 0) + 1
+            size += one
         return counts, size, digest.digest()
 
     def check_parents(self) -> None:
@@ -200,35 +171,22 @@ class Tree:
                 f"{row[0]!r} is recorded, but the directory it is in is not", hint="its capture had not ended by then"
             )
 
-    def _pages(self, columns: str, under: bytes, reverse: bool) -> Iterator[list[tuple[Any, ...]]]:
-        """Page by page, so that nothing is held open, and what is read may be changed meanwhile."""
-        first, end = (b"", b"\xff" * 5) if under == ROOT else (under + b"/", under + b"0")
-        order, beyond = ("DESC", "<") if reverse else ("ASC", ">")
-        if under != ROOT and not reverse:
-            yield from self._only(columns, under)
-        position = end if reverse else first
-        inclusive = "=" if not reverse else ""
+    def listed(self, columns: str, condition: str, *values: bytes, start: bytes = b"") -> Iterator[tuple[Any, ...]]:
+        """Columns, the path first, of the rows from a path on, ascending.
+
+        Page by page, so that nothing is held open, and what is read may be changed meanwhile.
+        """
+        beyond, last = ">=", start
         while True:
             with self.reading() as database:
                 page = database.execute(
-                    f"SELECT {columns} FROM tree WHERE path {beyond}{inclusive} ? AND path >= ? AND path < ? "  # noqa: S608
-                    f"AND kind IS NOT NULL ORDER BY path {order} LIMIT ?",
-                    (position, first, end, PAGE),
+                    f"SELECT {columns} FROM tree WHERE {condition} AND path {beyond} ? ORDER BY path LIMIT ?",  # noqa: S608 (all ours)
+                    (*values, last, PAGE),
                 ).fetchall()
-            if page:
-                yield page
+            yield from page
             if len(page) < PAGE:
-                break
-            position, inclusive = page[-1][0], ""
-        if under != ROOT and reverse:
-            yield from self._only(columns, under)
-
-    def _only(self, columns: str, path: bytes) -> Iterator[list[tuple[Any, ...]]]:
-        with self.reading() as database:
-            yield database.execute(
-                f"SELECT {columns} FROM tree WHERE path = ? AND kind IS NOT NULL",  # noqa: S608
-                (path,),
-            ).fetchall()
+                return
+            beyond, last = ">", page[-1][0]
 
     # -- the database --
 
@@ -241,20 +199,32 @@ class Tree:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """The same, as one transaction; undone when anything is raised. Raises StoreUnavailable, DiskFull."""
-        with self.reading() as database:
-            database.execute("BEGIN")
-            try:
-                yield database
-                database.execute("COMMIT")
-            except BaseException:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
+        with self.reading() as database, transaction(database):
+            yield database
 
     def close(self) -> None:
         """Release the file."""
         with self._lock:
             self._database.close()
+
+
+def _take(database: sqlite3.Connection, index: int, event: Event, data: bytes) -> None:
+    """One more entry of a tree. Raises Malformed."""
+    if event.type == SEALED:
+        parse_seal(data)
+        note(database, sealed=index, seal=data)
+        return
+    subject = event.subject or ""
+    path = parse_subject(subject, parse_long(data) if is_long(subject) else None)
+    if event.type == RETIRED:
+        retire(database, path, index)
+    else:
+        put(database, path, index, data, parse_record(data), dataref=event.dataref)
+
+
+def note(database: sqlite3.Connection, **values: int | str | bytes) -> None:
+    """Keep values under names."""
+    database.executemany("INSERT OR REPLACE INTO known VALUES (?, ?)", values.items())
 
 
 def put(
@@ -295,7 +265,7 @@ def _connect(path: Path | None, where: str) -> sqlite3.Connection:
         database = sqlite3.connect(path or "", check_same_thread=False, isolation_level=None)
         try:
             database.executescript(_SCHEMA)
-        except BaseException:
+        except BaseException:  # whatever it is, nobody else closes it
             database.close()
             raise
     return database

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Final, Protocol
 
-from inotify_simple import INotify, flags  # type: ignore[import-untyped]
+from inotify_simple import INotify, flags  # type: ignore[import-untyped]  # it has no types
 
 from ledger.capture.base import Captured, Sealed
 from ledger.capture.files.names import join

@@ -111,7 +111,7 @@ class CheckedBackup:
 
     def readinto(self, buffer: memoryview, /) -> int | None:
         """As of a file. Raises Malformed: it is no backup."""
-        size = int(self._stream.readinto(buffer) or 0)  # type: ignore[attr-defined]
+        size = int(self._stream.readinto(buffer) or 0)  # type: ignore[attr-defined]  # a pipe is unbuffered
         if size:
             self._tar.feed(buffer[:size])
             self.size += size

@@ -12,22 +12,20 @@ from ledger.capture.base import Captured, Sealed, Subject
 from ledger.capture.commands import seconds_of, values_of
 from ledger.capture.physical.events import PROBLEMS_MAX, SEALED, Seal, Segment, encode_seal
 from ledger.capture.physical.receiving import Line, LogGone, Receiving
-from ledger.capture.physical.server import About, Server, is_slot_name, place_of
+from ledger.capture.physical.server import About, Server, is_slot_name
 from ledger.capture.physical.state import Next, Progress, read_progress
 from ledger.capture.physical.taking import Taking
 from ledger.capture.physical.wal import left_at, parse_history
 from ledger.capture.postgres.pgoutput import format_lsn
+from ledger.capture.postgres.slots import RETAINED_MAX, ROOM_MIN
 from ledger.content import ContentWriter, Lease
 from ledger.core.event import Event, format_time
 from ledger.errors import CaptureFailed, InvalidRequest
+from ledger.store.place import parse_dsn
 from ledger.tasks import Report
 
 EVERY_S: Final = 60
 BASE_EVERY_S: Final = 86_400
-ROOM_MIN: Final = 0.25
-"""Told as a problem: the slot has less than this of max_slot_wal_keep_size left."""
-HELD_MAX: Final = 16 * 2**30
-"""And, where the server sets no bound, that it holds back more than this."""
 VERSION_MIN: Final = 130_000
 
 
@@ -83,7 +81,7 @@ class ClusterCapture:
     async def _once(self, sealed: Sealed, report: Report | None) -> Captured:
         subject, settings = self._subject, self._settings
         values = await values_of(self._secrets)
-        server = Server(place_of(values.get("dsn", "")), settings.folder, subject.name, settings.slot)
+        server = Server(parse_dsn(values.get("dsn", "")), settings.folder, subject.name, settings.slot)
         progress = await read_progress(subject.view, subject.source)
         about = await server.about()
         system, timeline = await server.identity()
@@ -212,7 +210,7 @@ class _Pass:
                 f"slot {self._settings.slot} had {max(0, slot.room):,} bytes left of max_slot_wal_keep_size: "
                 "capture more often, or raise it"
             )
-        elif bound <= 0 and slot.held > HELD_MAX:
+        elif bound <= 0 and slot.held > RETAINED_MAX:
             self._problems.append(
                 f"slot {self._settings.slot} held {slot.held:,} bytes of the log back: "
                 "capture more often, and set max_slot_wal_keep_size"

@@ -12,11 +12,12 @@ from ledger.capture.physical.wal import (
     parse_history,
     segment_of,
 )
+from ledger.capture.postgres.events import manifest_from_json
 from ledger.capture.postgres.pgoutput import format_lsn, parse_lsn
 from ledger.core.canonical import canonicalize, parse_canonical
-from ledger.core.encoding import decode_base64, encode_base64
+from ledger.core.encoding import encode_base64
 from ledger.core.event import event_time_us, format_time
-from ledger.core.manifest import Manifest, encode_manifest, parse_manifest
+from ledger.core.manifest import Manifest, encode_manifest
 from ledger.errors import Malformed
 
 BASE: Final = "cluster.base.v1"
@@ -34,9 +35,8 @@ class Base:
     """One base backup. `tar` is what pg_basebackup wrote, with the file `backup_manifest` at its end.
 
     `start` to `stop` is the log that it needs at least, `finished_us` the server's clock at its end; its log is among
-    the entries from `log_from` on, as far as was known. `builds_on`: the
-    index of the entry of the backup that it is incremental to, `depth`: how many it has below it; None: it is full, and
-    `why_full` says why.
+    the entries from `log_from` on, as far as was known. `builds_on`: the index of the entry of the backup that it is
+    incremental to; None: it is full, and `why_full` says why. `depth`: how many it has below it.
     """
 
     system: str
@@ -287,10 +287,7 @@ def parse_seal(data: bytes) -> Seal:
 
 
 def _manifest(text: str, size: int, sha256: str) -> Manifest:
-    try:
-        found = parse_manifest(decode_base64(text))
-    except ValueError as error:
-        raise Malformed(f"a manifest is not base64 ({error})") from error
+    found = manifest_from_json(text)
     if (found.length, found.digest.hex()) != (size, sha256):
         raise _unknown("content")
     return found

@@ -53,7 +53,7 @@ class LogGone(Exception):
 
 
 class Receiving:
-    """Follows the log of one cluster. `counts` and `next` say how far it has come."""
+    """Follows the log of one cluster. `next`, `segments` and `bytes` say how far it has come."""
 
     def __init__(self, subject: Subject, server: Server, line: Line, where: Next) -> None:
         self._subject = subject

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from ledger.capture.physical.wal import is_segment_size, parse_history, record_end
 from ledger.capture.postgres.pgoutput import format_lsn, parse_lsn
@@ -21,11 +20,13 @@ from ledger.capture.process import Process, running
 from ledger.core.canonical import JsonValue, parse_json
 from ledger.core.event import event_time_us
 from ledger.errors import CaptureFailed, DiskFull, InvalidRequest, Malformed
-from ledger.store.place import PostgresPlace, parse_postgres
+from ledger.store.place import PostgresPlace
 
 QUERY_TIMEOUT_S: Final = 60
 TOOL_TIMEOUT_S: Final = 7 * 86_400
-ANSWER_SIZE_MAX: Final = 2**20
+ANSWER_SIZE_MAX: Final = 2**22
+PSQL_OPTIONS: Final = ("-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1")
+"""Unaligned, nothing but values, no questions, and the first error ends it."""
 CONNECT_TIMEOUT_S: Final = 10
 STEADY_S: Final = 2.0
 POLL_S: Final = 0.05
@@ -94,32 +95,6 @@ class Identity(NamedTuple):
 
     system: str
     timeline: int
-
-
-def place_of(dsn: str) -> PostgresPlace:
-    """Where a server is, out of the secret `dsn`; as of a ledger's store, but a password may be in it.
-
-    Raises InvalidRequest, without showing it.
-    """
-    try:
-        parts = urlsplit(dsn)
-        password = None if parts.password is None else unquote(parts.password)
-        bare = SplitResult(parts.scheme, _without_password(parts.netloc), parts.path, parts.query, parts.fragment)
-        return parse_postgres(urlunsplit(bare), password)
-    except InvalidRequest as error:
-        raise InvalidRequest(
-            error.what.replace("the URL of the ledger's store", "the secret dsn").replace(
-                "the ledger's store", "the secret dsn"
-            ),
-            hint="write postgresql://user:password@host:port/database",
-        ) from error
-    except ValueError as error:
-        raise InvalidRequest("the secret dsn is no URL", hint="write postgresql://user@host/database") from error
-
-
-def _without_password(netloc: str) -> str:
-    user, at, host = netloc.rpartition("@")
-    return user.partition(":")[0] + at + host
 
 
 def tool(folder: str, name: str) -> str:
@@ -192,9 +167,9 @@ class Server:
 
     async def advance_slot(self, lsn: int) -> None:
         """The log before `lsn` is not needed any more."""
-        # Neither a slot's name nor a position has a quote in it.
         await self._query(
-            f"SELECT pg_replication_slot_advance(slot_name, '{format_lsn(lsn)}') FROM pg_replication_slots"  # noqa: S608
+            f"SELECT pg_replication_slot_advance(slot_name, '{format_lsn(lsn)}') "  # noqa: S608 (neither has a quote)
+            "FROM pg_replication_slots"
             f" WHERE slot_name = '{self._slot}' AND restart_lsn < '{format_lsn(lsn)}' AND wal_status <> 'lost'"
         )
 
@@ -229,16 +204,11 @@ class Server:
     # -- how it is reached --
 
     async def _query(self, statement: str, *, replication: bool = False) -> bytes:
-        command = [tool(self._folder, "psql"), "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1"]
-        conninfo = self._conninfo("replication=true" if replication else "")
-        try:
-            async with running(
-                [*command, "-d", conninfo, "-c", statement], self._secrets, timeout_s=QUERY_TIMEOUT_S
-            ) as process:
-                answer = await asyncio.to_thread(_bounded, process.stdout)
-                ended = await process.ended()
-        except InvalidRequest as error:
-            raise CaptureFailed(f"{self._name} cannot be captured: {error.what}", hint="set the option bin") from error
+        more = {"replication": "true"} if replication else {}
+        options = [*PSQL_OPTIONS, "-d", self._conninfo(**more), "-c", statement]
+        async with self._running("psql", *options, timeout_s=QUERY_TIMEOUT_S) as process:
+            answer = await asyncio.to_thread(read_answer, process.stdout)
+            ended = await process.ended()
         if (problem := ended.problem(QUERY_TIMEOUT_S)) is not None:
             raise CaptureFailed(
                 f"{self._name}: the server at {self._place.host}:{self._place.port} cannot be used: {problem}",
@@ -247,10 +217,10 @@ class Server:
         return answer
 
     @asynccontextmanager
-    async def _running(self, name: str, *options: str) -> AsyncIterator[Process]:
+    async def _running(self, name: str, *options: str, timeout_s: float = TOOL_TIMEOUT_S) -> AsyncIterator[Process]:
         try:
             command = [tool(self._folder, name), *options]
-            async with running(command, self._secrets, timeout_s=TOOL_TIMEOUT_S) as process:
+            async with running(command, self._secrets, timeout_s=timeout_s) as process:
                 yield process
         except InvalidRequest as error:
             raise CaptureFailed(f"{self._name} cannot be captured: {error.what}", hint="set the option bin") from error
@@ -265,20 +235,8 @@ class Server:
                 hint="is it a PostgreSQL, and no pooler before one?",
             ) from error
 
-    def _conninfo(self, more: str = "") -> str:
-        place = self._place
-        values = {
-            "host": place.host,
-            "port": str(place.port),
-            "user": place.user,
-            "dbname": place.database,
-            "application_name": "jinshi",
-            "connect_timeout": str(CONNECT_TIMEOUT_S),
-            "sslmode": "verify-full" if place.tls else "disable",
-        }
-        if place.tls:
-            values["sslrootcert"] = place.tls_ca or "system"
-        return " ".join([*(f"{name}={_quoted(value)}" for name, value in values.items()), more])
+    def _conninfo(self, **more: str) -> str:
+        return conninfo(**self._place.libpq, application_name="jinshi", connect_timeout=str(CONNECT_TIMEOUT_S), **more)
 
 
 def is_slot_name(name: str) -> bool:
@@ -286,17 +244,18 @@ def is_slot_name(name: str) -> bool:
     return bool(_SLOT.fullmatch(name))
 
 
-def _quoted(value: str) -> str:
-    """As a value of a connection string (libpq, "Keyword/Value Connection Strings")."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def conninfo(**values: str) -> str:
+    """A connection string (libpq, "Keyword/Value Connection Strings")."""
+    escaped = {name: value.replace("\\", "\\\\").replace("'", "\\'") for name, value in values.items()}
+    return " ".join(f"{name}='{value}'" for name, value in escaped.items())
 
 
-def _bounded(stream: IO[bytes]) -> bytes:
-    parts, size = [], 0
-    while (data := stream.read(2**16)) and size <= ANSWER_SIZE_MAX:
-        parts.append(data)
-        size += len(data)
-    return b"".join(parts)
+def read_answer(stream: IO[bytes]) -> bytes:
+    """The beginning of what a tool says; it is read to the end, so that the tool is not held up."""
+    kept = b""
+    while data := stream.read(2**16):
+        kept = (kept + data)[:ANSWER_SIZE_MAX]
+    return kept
 
 
 def _about(value: JsonValue) -> About:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from ledger.capture.base import View
-from ledger.capture.opened import read_data
+from ledger.capture.opened import last_of
 from ledger.capture.physical.events import (
     BASE,
     MANIFEST,
@@ -22,9 +20,6 @@ from ledger.capture.physical.events import (
     parse_seal,
     parse_segment,
 )
-from ledger.errors import Erased, Tampered
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +53,10 @@ class Progress:
 
 async def read_progress(view: View, source: str) -> Progress:
     """How far it has come. What was erased or cannot be read counts as not there. Raises InvalidRequest."""
-    base = await _newest(view, source, BASE, parse_base)
-    seal = await _newest(view, source, SEALED, parse_seal)
-    wal = await _newest(view, source, WAL, parse_segment)
-    listing = await _newest(view, source, MANIFEST, parse_listing)
+    base = await last_of(view, source, BASE, parse_base)
+    seal = await last_of(view, source, SEALED, parse_seal)
+    wal = await last_of(view, source, WAL, parse_segment)
+    listing = await last_of(view, source, MANIFEST, parse_listing)
     since = seal[1].since if seal is not None else base[1].start if base is not None else 0
     return Progress(base, seal, _following(base, wal), since, None if listing is None else listing[1])
 
@@ -73,13 +68,3 @@ def _following(base: tuple[int, Base] | None, wal: tuple[int, Segment] | None) -
         segment = wal[1]
         return Next(segment.timeline, segment.number if segment.partial else segment.number + 1)
     return None
-
-
-async def _newest(view: View, source: str, type_: str, parse: Callable[[bytes], T]) -> tuple[int, T] | None:
-    found = await view.newest(source, type_)
-    if found is None:
-        return None
-    try:
-        return found.index, read_data(found, parse)
-    except (Erased, Tampered):
-        return None

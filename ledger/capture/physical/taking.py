@@ -207,13 +207,8 @@ def base_id(base: Base) -> str:
 
 
 async def _to_the_end(process: Process, writer: ContentWriter, backup: CheckedBackup) -> Content:
-    taking = asyncio.ensure_future(writer.add(backup))
     try:
-        return await asyncio.shield(taking)
-    except asyncio.CancelledError:
-        await process.kill()  # its end is the end of the stream, which a thread is waiting for
-        await asyncio.gather(taking, return_exceptions=True)
-        raise
+        return await process.taken(writer.add(backup))
     except Malformed as error:
         if not backup.ended:  # it would wait for somebody to read the rest
             await process.kill()

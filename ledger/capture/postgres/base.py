@@ -18,7 +18,7 @@ class Slot(NamedTuple):
     snapshot: str
 
 
-class Progress(NamedTuple):
+class ServerProgress(NamedTuple):
     """How far the server has read its log: everything committed before `lsn` has been sent."""
 
     lsn: int
@@ -59,16 +59,20 @@ class Replication(Protocol):
         """Make a slot with an exported snapshot; waits for the transactions that are running now."""
         ...
 
+    async def drop_slot(self, name: str) -> None:
+        """Drop a slot that was made here. A temporary one goes with the connection, but not at once."""
+        ...
+
     async def start(self, slot: str, lsn: int, publications: tuple[str, ...]) -> None:
         """Begin to receive what was committed from `lsn` on."""
         ...
 
-    async def receive(self, timeout_s: float) -> list[bytes | Progress]:
+    async def receive(self, timeout_s: float) -> list[bytes | ServerProgress]:
         """What has come, in order: messages of pgoutput, and how far the server is. Empty: nothing did."""
         ...
 
     async def confirm(self, lsn: int, *, ask: bool = False) -> None:
-        """Everything up to `lsn` is durable here. `ask`: the server answers with its `Progress`."""
+        """Everything up to `lsn` is durable here. `ask`: the server answers with its `ServerProgress`."""
         ...
 
 

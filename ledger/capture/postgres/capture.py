@@ -7,26 +7,24 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from ledger.capture.base import Captured, Sealed, Subject
 from ledger.capture.postgres import catalog
 from ledger.capture.postgres.base import Replication, Session, Slot, Source
 from ledger.capture.postgres.catalog import Found, Publications
-from ledger.capture.postgres.events import INLINE_SIZE_MAX, SEALED, Seal, Sequence_, Table, body_event, encode_seal
+from ledger.capture.postgres.events import SEALED, Seal, Sequence_, Table, encode_seal
 from ledger.capture.postgres.pgoutput import format_lsn
 from ledger.capture.postgres.schema import read_schema, record_schema
 from ledger.capture.postgres.settings import Settings
 from ledger.capture.postgres.slots import Lost, check_slot, slot_problems
-from ledger.capture.postgres.snapshot import copy_tables, digest_tables, gone, lock_tables, store_body, unchanged
+from ledger.capture.postgres.snapshot import copy_tables, digest_tables, gone, lock_tables, record_body, unchanged
 from ledger.capture.postgres.state import Progress, newest_seal, newest_seals, read_progress
 from ledger.capture.postgres.stream import Stream
 from ledger.core.event import event_time_us, format_time
 from ledger.errors import CaptureFailed
 from ledger.tasks import Report, run_bounded
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 STEADY_TRIES: Final = 10
 """How often definitions may change while a consistent point is looked for, before that is said."""
 STILL_S: Final = 1.0
@@ -110,9 +108,9 @@ class DatabaseCapture:
                     if not captured.repeated:
                         sealed(captured)
                     await self._follow(session, replication, sealed)
-            except CaptureFailed as error:
-                if isinstance(error, Lost):
-                    raise
+            except Lost:
+                raise
+            except CaptureFailed:
                 failing_since = failing_since or loop.time()
                 if loop.time() - failing_since > RECONNECT_S:
                     raise
@@ -149,7 +147,8 @@ class DatabaseCapture:
             if not self._settings.copy_when_lost:
                 raise
             problems = (f"{lost.what}: what happened from there to the new first copy is not recorded one by one",)
-            await self._drop_slot(session, self._known)
+            assert self._known is not None
+            await catalog.drop_slot(session, self._known.slot)  # it keeps the server's log for nobody any more
             first = await self._first_copy(session, replication, report)
         if self._known is None:
             first = await self._first_copy(session, replication, report)
@@ -181,14 +180,12 @@ class DatabaseCapture:
         slot = await replication.create_slot(name, temporary=False)
         try:
             known = await self._copy_all(slot, system, timeline, report)
-        except BaseException:
+        except BaseException:  # also when it is cancelled
             with suppress(CaptureFailed):  # it would keep the server's log for nobody
                 await catalog.drop_slot(session, name)
             raise
         captured = await self._append_seal(known, slot.lsn, await catalog.read_sequences(session), found.problems)
         self._known = known
-        if old is not None and old.slot != name:
-            await self._drop_slot(session, old)
         return captured
 
     async def _copy_all(self, slot: Slot, system: str, timeline: int, report: Report | None) -> Progress:
@@ -226,11 +223,6 @@ class DatabaseCapture:
         """Whether tables are now, when they have been locked, what a snapshot showed."""
         async with self._source.session(self.name) as session:
             return await unchanged(session, tables)
-
-    async def _drop_slot(self, session: Session, known: Progress | None) -> None:
-        """It keeps the server's log for nobody any more."""
-        if known is not None:
-            await catalog.drop_slot(session, known.slot)
 
     def _publication_names(self) -> tuple[str, ...]:
         return self._publications.names if self._publications.ours else ()
@@ -318,7 +310,12 @@ class DatabaseCapture:
     async def _snapshot(self) -> AsyncIterator[Slot]:
         """A point of the log that is going on, with a snapshot of what was committed before it."""
         async with self._source.replication(self.name) as other:
-            yield await other.create_slot(f"{self._base}_seeing", temporary=True)
+            slot = await other.create_slot(f"{self._base}_seeing", temporary=True)
+            try:
+                yield slot
+            finally:
+                with suppress(CaptureFailed):
+                    await other.drop_slot(slot.name)  # the next one has the same name
 
     async def _seal_at(self, session: Session, stream: Stream, steady: _Steady, lsn: int) -> Captured | None:
         """None: definitions have changed before that point."""
@@ -386,7 +383,10 @@ class DatabaseCapture:
                 sequences,
                 seals,
             )
-            index = await self._record_seal(seal)
+            body = encode_seal(seal)
+            id_ = f"{seal.generation}/{format_lsn(lsn)}/seal/{hashlib.sha256(body).hexdigest()[:16]}"
+            # Commit point: with this entry everything before it counts.
+            index = await record_body(self._subject, self.name, SEALED, id_, body)
             self._sealing.seals[self.name] = index
         counts = {
             "databases": 1,
@@ -397,27 +397,11 @@ class DatabaseCapture:
         known.sealed, known.sequences, known.changed, known.transactions = index, sequences, False, 0
         return Captured(index, counts, tuple(problems))
 
-    async def _record_seal(self, seal: Seal) -> int:
-        """Commit point: with this entry everything before it counts."""
-        subject = self._subject
-        body = encode_seal(seal)
-        id_ = f"{seal.generation}/{format_lsn(seal.lsn)}/seal/{hashlib.sha256(body).hexdigest()[:16]}"
-        if len(body) <= INLINE_SIZE_MAX:
-            event = body_event(subject.source, self.name, SEALED, id_, body, None, None)
-            (place,) = await subject.appender.append([event], actor=subject.actor)
-            return place.index
-        async with subject.content.writing() as (writer, lease):
-            manifest, dataref = await store_body(writer, body)
-            event = body_event(subject.source, self.name, SEALED, id_, None, manifest, dataref)
-            lease.check()
-            (place,) = await subject.appender.append([event], actor=subject.actor)
-        return place.index
-
     def _now(self) -> str:
         return format_time(self._now_us())
 
     def _now_us(self) -> int:
-        return (self._subject.clock.now() - EPOCH) // timedelta(microseconds=1)
+        return round(self._subject.clock.now().timestamp() * 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)

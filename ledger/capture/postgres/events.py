@@ -178,9 +178,9 @@ def copied_event(source: str, database: str, copied: Copied, *, dataref: str | N
     )
 
 
-def copied_of(event: Event) -> Copied:
+def copied_of(data: bytes) -> Copied:
     """What such an entry says. Raises Malformed."""
-    match value := event.json_data:
+    match value := parse_json(data):
         case {
             "format": 1,
             "generation": str(generation),
@@ -189,26 +189,30 @@ def copied_of(event: Event) -> Copied:
             "digest": str(digest),
             "manifest": str(manifest),
         }:
-            made = parse_manifest(decode_base64(manifest))
+            made = manifest_from_json(manifest)
             return Copied(generation, parse_lsn(lsn), Table.from_json(value), rows, digest, made)
     raise Malformed("what should be a copied table is none")
 
 
-def body_event(
-    source: str, database: str, kind: str, id_: str, body: bytes | None, manifest: Manifest | None, dataref: str | None
-) -> Event:
-    """An entry whose data is `body`, or content with it."""
-    if manifest is not None:
-        body = canonicalize({"format": 1, "manifest": encode_base64(encode_manifest(manifest))})
-    return Event(id=id_, source=source, type=kind, subject=database, data=body, dataref=dataref)
+def encode_reference(manifest: Manifest) -> bytes:
+    """The data of an entry whose body is content."""
+    return canonicalize({"format": 1, "manifest": encode_base64(encode_manifest(manifest))})
 
 
-def manifest_of(event: Event) -> Manifest | None:
-    """The content that is the body of such an entry; None: its data is. Raises Malformed."""
-    match event.json_data:
+def manifest_of(data: bytes) -> Manifest | None:
+    """The content that is the body of an entry; None: its data is. Raises Malformed."""
+    match parse_json(data):
         case {"format": 1, "manifest": str(manifest)}:
-            return parse_manifest(decode_base64(manifest))
+            return manifest_from_json(manifest)
     return None
+
+
+def manifest_from_json(text: str) -> Manifest:
+    """A manifest, as entries have it. Raises Malformed."""
+    try:
+        return parse_manifest(decode_base64(text))
+    except ValueError as error:
+        raise Malformed(f"a manifest is not base64 ({error})") from error
 
 
 def encode_schema(schema: Schema) -> bytes:

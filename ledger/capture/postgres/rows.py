@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from ledger.capture.base import View
+from ledger.capture.opened import read_data
 from ledger.capture.postgres.copytext import parse_copy_line
 from ledger.capture.postgres.events import COPIED, Copied, copied_of
 from ledger.capture.postgres.pgoutput import UNCHANGED, Relation, Row, Value, format_lsn
@@ -23,7 +25,7 @@ from ledger.content import ContentReader
 from ledger.errors import InvalidRequest, Malformed, Tampered
 from ledger.sealing import Opened
 
-FOUND = "copied"
+FOUND: Final = "copied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ async def row_history(
 
     Raises:
         InvalidRequest: no table of that name was captured, or its key has another number of columns.
-        Tampered: an entry or its content cannot be read.
+        Erased: an entry that may tell of it was erased. Tampered: an entry or its content cannot be read.
     """
     following = _Following(table, tuple(key))
     reader: ContentReader | None = None
@@ -62,17 +64,15 @@ async def row_history(
         event = one.entry.event
         if event.type not in (COPIED, TRANSACTION):
             continue
-        if one.closed is not None:
-            raise Tampered(f"entry {one.index} cannot be opened", hint="its data key is not at hand, or was erased")
         try:
             if event.type == COPIED:
-                copied = copied_of(event)
+                copied = read_data(one, copied_of)
                 if copied.table.label == table:
                     reader = reader or await (await view.content()).reading()
                     async for found in following.copied(one, copied, reader):
                         yield found
                 continue
-            transaction = transaction_of(event)
+            transaction = read_data(one, transaction_of)
             if transaction.manifest is not None:
                 reader = reader or await (await view.content()).reading()
             async for relations, change in changes_of(transaction, reader):
@@ -97,12 +97,12 @@ class _Following:
         """The row as a copy has it, where that is news."""
         self.seen = True
         places = [copied.table.columns.index(name) for name in copied.table.key]
-        if places and len(places) != len(self._key):
+        if not places:
+            raise InvalidRequest(f"{self._table} has no key that its rows could be told apart by")
+        if len(places) != len(self._key):
             raise InvalidRequest(
                 f"the key of {self._table} is ({', '.join(copied.table.key)})", hint="give a value for each of them"
             )
-        if not places:
-            raise InvalidRequest(f"{self._table} has no key that its rows could be told apart by")
         async for line in lines_of(copied.manifest, reader):
             row = parse_copy_line(line)
             if tuple(row[place] for place in places) == self._key:

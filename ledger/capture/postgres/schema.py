@@ -10,8 +10,8 @@ from typing import Final
 from ledger.capture.base import Subject
 from ledger.capture.postgres.base import Session, Source
 from ledger.capture.postgres.catalog import read_locale, read_roles, read_settings
-from ledger.capture.postgres.events import INLINE_SIZE_MAX, SCHEMA, Schema, body_event, encode_schema
-from ledger.capture.postgres.snapshot import store_body
+from ledger.capture.postgres.events import SCHEMA, Schema, encode_schema
+from ledger.capture.postgres.snapshot import record_body
 from ledger.errors import CaptureFailed
 
 # psql's own commands, which newer releases of pg_dump put around what they write with a new word each time.
@@ -42,13 +42,4 @@ async def record_schema(subject: Subject, database: str, generation: str, schema
     """The index of the entry that holds it. Raises as the sequencer and the content store."""
     body = encode_schema(schema)
     id_ = f"{generation}/schema/{hashlib.sha256(body).hexdigest()[:32]}"
-    if len(body) <= INLINE_SIZE_MAX:
-        event = body_event(subject.source, database, SCHEMA, id_, body, None, None)
-        (place,) = await subject.appender.append([event], actor=subject.actor)
-        return place.index
-    async with subject.content.writing() as (writer, lease):
-        manifest, dataref = await store_body(writer, body)
-        event = body_event(subject.source, database, SCHEMA, id_, None, manifest, dataref)
-        lease.check()
-        (place,) = await subject.appender.append([event], actor=subject.actor)
-    return place.index
+    return await record_body(subject, database, SCHEMA, id_, body)

@@ -39,10 +39,7 @@ async def check_slot(session: Session, replication: Replication, where: str, dat
         )
     slot = await read_slot(session, known.slot)
     if slot is None:
-        raise Lost(
-            f"{where}: replication slot {known.slot!r} is gone; {since} cannot be read any more",
-            hint=copy,
-        )
+        raise Lost(f"{named} is gone; {since} cannot be read any more", hint=copy)
     if slot.lost:
         raise Lost(
             f"{named} was invalidated; {since} cannot be read any more",

@@ -6,15 +6,16 @@ import asyncio
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Final
 
 from ledger.capture.base import Subject
 from ledger.capture.postgres.base import Copier, Session, Source
 from ledger.capture.postgres.catalog import copy_out, read_tables, table_name
 from ledger.capture.postgres.copytext import RowsDigest
-from ledger.capture.postgres.events import Copied, Table, copied_event
+from ledger.capture.postgres.events import INLINE_SIZE_MAX, Copied, Table, copied_event, encode_reference
 from ledger.content import Content, ContentWriter
-from ledger.core.manifest import Manifest
+from ledger.core.event import Event
 from ledger.errors import CaptureFailed
 from ledger.tasks import Report, run_bounded
 
@@ -32,7 +33,7 @@ class _Rows(io.RawIOBase):
         self._rows = rows
         self._left = b""
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io hands it nothing else
         """As many rows as fit."""
         filled, size = self._put(buffer, 0, self._left), len(buffer)
         read: list[memoryview] = []
@@ -119,7 +120,7 @@ async def _copy_one(
 
 
 async def digest_tables(
-    source: Source, database: str, tables: Sequence[Table], *, snapshot: str = "", report: Report | None = None
+    source: Source, database: str, tables: Sequence[Table], *, snapshot: str = ""
 ) -> dict[int, RowsDigest]:
     """Read every row of these tables, by their oid. Raises CaptureFailed."""
     found: dict[int, RowsDigest] = {}
@@ -138,18 +139,27 @@ async def digest_tables(
                 found[table.oid] = await asyncio.to_thread(read, copier, table)
             finally:
                 copiers.append(copier)
-            if report is not None:
-                report(len(found), len(tables))
 
         await run_bounded((one(table) for table in tables), parallel=PARALLEL)
     return found
 
 
-async def store_body(writer: ContentWriter, body: bytes) -> tuple[Manifest, str | None]:
-    """A body that is too large for an entry, as content, durable. Raises as the content store."""
-    content = await writer.add(io.BytesIO(body))
-    await writer.flush()
-    return content.manifest, await writer.dataref(content)
+async def record_body(subject: Subject, database: str, kind: str, id_: str, body: bytes) -> int:
+    """The index of an entry with that body: its data or, where that is too much, content.
+
+    Raises as the sequencer and the content store.
+    """
+    event = Event(id=id_, source=subject.source, type=kind, subject=database, data=body)
+    if len(body) <= INLINE_SIZE_MAX:
+        (place,) = await subject.appender.append([event], actor=subject.actor)
+        return place.index
+    async with subject.content.writing() as (writer, lease):
+        content = await writer.add(io.BytesIO(body))
+        await writer.flush()
+        event = replace(event, data=encode_reference(content.manifest), dataref=await writer.dataref(content))
+        lease.check()
+        (place,) = await subject.appender.append([event], actor=subject.actor)
+    return place.index
 
 
 def gone(where: str, table: Table) -> CaptureFailed:

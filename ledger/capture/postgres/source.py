@@ -19,7 +19,8 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-from ledger.capture.postgres.base import Copier, Progress, Replication, Session, Slot
+from ledger.capture.postgres.base import Copier, Replication, ServerProgress, Session, Slot
+from ledger.capture.postgres.catalog import literal, quoted
 from ledger.capture.postgres.pgoutput import format_lsn, parse_lsn
 from ledger.errors import CaptureFailed, DiskFull, RestoreFailed
 from ledger.store.place import PostgresPlace
@@ -139,15 +140,14 @@ class PsycopgSource:
         if shutil.which(path) is None:
             return None
         place = self._place
-        environment = {"PGAPPNAME": "jinshi", "PGCONNECT_TIMEOUT": str(CONNECT_TIMEOUT_S), "LC_ALL": "C", **self._tls()}
+        environment = {"PGAPPNAME": "jinshi", "PGCONNECT_TIMEOUT": str(CONNECT_TIMEOUT_S), "LC_ALL": "C"}
+        environment |= {f"PG{name.upper()}": value for name, value in place.libpq.items() if name != "dbname"}
         if place.password:
             environment["PGPASSWORD"] = place.password
-        dsn = make_conninfo(host=place.host, port=place.port, user=place.user, dbname=database)
         process = await asyncio.create_subprocess_exec(
             shutil.which(path) or path,
             *options,
-            dsn if program == "pg_dump" else f"--host={place.host}",
-            *([] if program == "pg_dump" else [f"--port={place.port}", f"--username={place.user}", database]),
+            make_conninfo(dbname=database) if program == "pg_dump" else database,  # the other takes it as it is
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -170,28 +170,16 @@ class PsycopgSource:
     def _connect(self, database: str) -> psycopg.Connection[Any]:
         return psycopg.connect(self._conninfo(database), autocommit=True)
 
-    def _tls(self) -> dict[str, str]:
-        if not self._place.tls:
-            return {"PGSSLMODE": "disable"}
-        return {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": self._place.tls_ca or "system"}
-
     def _conninfo(self, database: str, **more: str) -> str:
         place = self._place
-        tls = {"sslmode": "disable"}
-        if place.tls:
-            tls = {"sslmode": "verify-full", "sslrootcert": place.tls_ca or "system"}
         return make_conninfo(
-            host=place.host,
-            port=place.port,
-            user=place.user,
+            **{**place.libpq, "dbname": database},
             password=place.password or None,
-            dbname=database,
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name="jinshi",
             client_encoding="UTF8",
             keepalives_idle=30,
             options=" ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
-            **tls,
             **more,
         )
 
@@ -253,7 +241,7 @@ class _Copier:
     def rows(self, sql: str) -> Iterator[memoryview]:
         with self._using, self._source._errors(self._database):
             connection = self._connection.pgconn
-            self._expect(connection.exec_(sql.encode()), pq.ExecStatus.COPY_OUT)
+            _expect(connection.exec_(sql.encode()), pq.ExecStatus.COPY_OUT)
             while not self._closing:
                 size, data = connection.get_copy_data(0)
                 if size <= 0:
@@ -262,19 +250,13 @@ class _Copier:
             if self._closing:
                 raise CaptureFailed(f"{self._source.where}: the copy was given up")
             while (result := connection.get_result()) is not None:
-                self._expect(result, pq.ExecStatus.COMMAND_OK)
+                _expect(result, pq.ExecStatus.COMMAND_OK)
 
     def close(self) -> None:
         """From another thread, too: waits for the row that is being read."""
         self._closing = True
         self._using.acquire(timeout=CONNECT_TIMEOUT_S)  # or it was left in the middle, by an error of who reads
         self._connection.close()
-
-    def _expect(self, result: pq.abc.PGresult, status: pq.ExecStatus) -> None:
-        if result.status != status:
-            raise psycopg.errors.lookup((result.error_field(pq.DiagnosticField.SQLSTATE) or b"08006").decode())(
-                result.error_message.decode(errors="replace")
-            )
 
 
 class _Replication:
@@ -287,10 +269,14 @@ class _Replication:
         kind = "TEMPORARY " if temporary else ""
         with self._source._errors(self._database):
             cursor = await self._connection.execute(
-                f'CREATE_REPLICATION_SLOT "{name}" {kind}LOGICAL pgoutput EXPORT_SNAPSHOT'.encode()
+                f"CREATE_REPLICATION_SLOT {quoted(name)} {kind}LOGICAL pgoutput EXPORT_SNAPSHOT".encode()
             )
             (row,) = await cursor.fetchall()
         return Slot(name, parse_lsn(row[1]), row[2])
+
+    async def drop_slot(self, name: str) -> None:
+        with self._source._errors(self._database):
+            await self._connection.execute(f"DROP_REPLICATION_SLOT {quoted(name)}".encode())
 
     async def identify(self) -> tuple[str, int]:
         with self._source._errors(self._database):
@@ -299,19 +285,17 @@ class _Replication:
         return str(row[0]), int(row[1])
 
     async def start(self, slot: str, lsn: int, publications: tuple[str, ...]) -> None:
-        names = ",".join('"' + name.replace('"', '""') + '"' for name in publications).replace("'", "''")
+        names = literal(",".join(map(quoted, publications)))
         command = (
-            f'START_REPLICATION SLOT "{slot}" LOGICAL {format_lsn(lsn)}'
-            f" (proto_version '1', publication_names '{names}')"
+            f"START_REPLICATION SLOT {quoted(slot)} LOGICAL {format_lsn(lsn)} "
+            f"(proto_version '1', publication_names {names})"
         )
         with self._source._errors(self._database):
             result = await asyncio.to_thread(self._connection.pgconn.exec_, command.encode())
-            if result.status != pq.ExecStatus.COPY_BOTH:
-                state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"08006").decode()
-                raise psycopg.errors.lookup(state)(result.error_message.decode(errors="replace"))
+            _expect(result, pq.ExecStatus.COPY_BOTH)
             self._connection.pgconn.nonblocking = 1
 
-    async def receive(self, timeout_s: float) -> list[bytes | Progress]:
+    async def receive(self, timeout_s: float) -> list[bytes | ServerProgress]:
         with self._source._errors(self._database):
             received = self._take()
             if received:
@@ -321,9 +305,9 @@ class _Replication:
             self._connection.pgconn.consume_input()
             return self._take()
 
-    def _take(self) -> list[bytes | Progress]:
+    def _take(self) -> list[bytes | ServerProgress]:
         connection = self._connection.pgconn
-        received: list[bytes | Progress] = []
+        received: list[bytes | ServerProgress] = []
         size_left = RECEIVED_SIZE_MAX
         while size_left > 0:
             size, data = connection.get_copy_data(1)
@@ -337,7 +321,7 @@ class _Replication:
             if data[0] == 0x77:  # w: a piece of the log; its header is no use to us
                 received.append(bytes(data[_XLOG.size :]))
             elif data[0] == 0x6B:  # k: keepalive
-                received.append(Progress(_KEEPALIVE.unpack(data)[1]))
+                received.append(ServerProgress(_KEEPALIVE.unpack(data)[1]))
         return received
 
     async def _readable(self, timeout_s: float) -> bool:
@@ -361,6 +345,13 @@ class _Replication:
             connection = self._connection.pgconn
             connection.put_copy_data(status)
             connection.flush()  # what does not fit now goes with what is received next
+
+
+def _expect(result: pq.abc.PGresult, status: pq.ExecStatus) -> None:
+    """Raises as psycopg does where it reads results itself."""
+    if result.status != status:
+        state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"08006").decode()
+        raise psycopg.errors.lookup(state)(result.error_message.decode(errors="replace"))
 
 
 def _settle(ready: asyncio.Future[None]) -> None:

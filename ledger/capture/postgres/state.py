@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ledger.capture.base import View
+from ledger.capture.opened import read_data
 from ledger.capture.postgres.events import (
     COPIED,
     SCHEMA,
@@ -13,6 +15,7 @@ from ledger.capture.postgres.events import (
     Copied,
     Counted,
     Seal,
+    Sequence_,
     copied_of,
     manifest_of,
     parse_seal,
@@ -32,6 +35,8 @@ from ledger.capture.postgres.transactions import (
 from ledger.content import ContentReader
 from ledger.errors import Malformed, Tampered
 from ledger.sealing import Opened
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -76,7 +81,7 @@ class Progress:
     digested: str
     tables: dict[int, Counted]
     sealed: int
-    sequences: tuple[object, ...] = ()
+    sequences: tuple[Sequence_, ...] = ()
     changed: bool = False
     transactions: int = 0
 
@@ -115,26 +120,18 @@ class Progress:
 
 
 async def seal_of(one: Opened, view: View) -> Seal:
-    """What a sealing entry says. Raises Tampered: it cannot be read."""
-    return parse_seal(await body_of(one, view))
+    """What a sealing entry says. Raises as `read_data`."""
+    return await read_body(one, view, parse_seal)
 
 
-async def body_of(one: Opened, view: View) -> bytes:
-    """The data of an entry, or the content it stands for. Raises Tampered: it is closed, or cannot be read."""
-    event = one.entry.event
-    if one.closed is not None or event.data is None:
-        raise Tampered(
-            f"entry {one.index} ({event.type}) of {event.source} cannot be opened",
-            hint="its data key is not at hand, or was erased",
-        )
-    try:
-        manifest = manifest_of(event)
-    except Malformed as error:
-        raise Tampered(f"entry {one.index} ({event.type}) cannot be read ({error.what})") from error
+async def read_body(one: Opened, view: View, parse: Callable[[bytes], T]) -> T:
+    """What `parse` makes of an entry's data, or of the content that it stands for. Raises as `read_data`."""
+    manifest = read_data(one, manifest_of)
     if manifest is None:
-        return event.data
+        return read_data(one, parse)
     reader = await (await view.content()).reading()
-    return b"".join([part async for part in reader.read(manifest)])
+    body = b"".join([part async for part in reader.read(manifest)])
+    return read_data(one, lambda _: parse(body))
 
 
 async def newest_seal(view: View, source: str, database: str) -> tuple[int, Seal] | None:
@@ -174,13 +171,13 @@ async def read_progress(view: View, source: str, database: str) -> Progress | No
         event = one.entry.event
         try:
             if event.type == COPIED:
-                copied = copied_of(event)
+                copied = read_data(one, copied_of)
                 if copied.generation == progress.generation:
                     progress.copied(one.index, copied)
             elif event.type == SCHEMA:
                 progress.schema, progress.changed = one.index, True
             elif event.type == TRANSACTION:
-                transaction = transaction_of(event)
+                transaction = read_data(one, transaction_of)
                 if transaction.generation == progress.generation:
                     if transaction.manifest is not None and reader is None:
                         reader = await (await view.content()).reading()

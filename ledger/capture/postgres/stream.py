@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Final, cast
 
 from ledger.capture.base import Subject
-from ledger.capture.postgres.base import Progress as ServerProgress
-from ledger.capture.postgres.base import Replication
+from ledger.capture.postgres.base import Replication, ServerProgress
 from ledger.capture.postgres.events import INLINE_SIZE_MAX
 from ledger.capture.postgres.pgoutput import (
     Begin,

@@ -12,11 +12,12 @@ from typing import Any, Final, cast
 
 import orjson
 
+from ledger.capture.postgres.events import manifest_from_json
 from ledger.capture.postgres.pgoutput import Column, Relation, format_lsn, parse_lsn
 from ledger.core.canonical import JsonValue, parse_json
-from ledger.core.encoding import decode_base64, encode_base64
+from ledger.core.encoding import encode_base64
 from ledger.core.event import Event, format_time
-from ledger.core.manifest import Manifest, encode_manifest, parse_manifest
+from ledger.core.manifest import Manifest, encode_manifest
 from ledger.errors import Malformed
 
 TRANSACTION: Final = "transaction.committed.v1"
@@ -83,9 +84,9 @@ def transaction_event(
     )
 
 
-def transaction_of(event: Event) -> Transaction:
+def transaction_of(data: bytes) -> Transaction:
     """What such an entry says; its large content is still to be read. Raises Malformed."""
-    match event.json_data:
+    match value := parse_json(data):
         case {
             "format": 1,
             "generation": str(generation),
@@ -94,27 +95,24 @@ def transaction_of(event: Event) -> Transaction:
             "xid": int(xid),
             "origin": str() | None as origin,
             "count": int(count),
-            "relations": list(relations),
-            "changes": list(changes),
         }:
+            relations, changes, manifest = _changes(value)
+            return Transaction(
+                generation, parse_lsn(lsn), parse_lsn(end), xid, origin, relations, changes, count, manifest
+            )
+    raise Malformed("what should be a transaction is none")
+
+
+def _changes(value: JsonValue) -> tuple[tuple[Relation, ...], tuple[Change, ...], Manifest | None]:
+    match value:
+        case {"relations": list(relations), "changes": list(changes)}:
             found = _relations(orjson.dumps(relations))
             for change in changes:
                 check_change(change, len(found))
-            listed = cast("tuple[Change, ...]", (*changes,))
-            return Transaction(generation, parse_lsn(lsn), parse_lsn(end), xid, origin, found, listed, count)
-        case {
-            "format": 1,
-            "generation": str(generation),
-            "commit": str(lsn),
-            "end": str(end),
-            "xid": int(xid),
-            "origin": str() | None as origin,
-            "count": int(count),
-            "manifest": str(manifest),
-        }:
-            made = parse_manifest(decode_base64(manifest))
-            return Transaction(generation, parse_lsn(lsn), parse_lsn(end), xid, origin, (), (), count, made)
-    raise Malformed("what should be a transaction is none")
+            return found, cast("tuple[Change, ...]", (*changes,)), None
+        case {"manifest": str(manifest)}:
+            return (), (), manifest_from_json(manifest)
+    raise Malformed("a transaction does not say what it changes")
 
 
 def relation_to_json(relation: Relation) -> JsonValue:

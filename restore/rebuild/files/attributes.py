@@ -45,7 +45,7 @@ def set_attributes(place: int | bytes, record: Record) -> list[str]:
         except OSError as error:
             if error.errno not in _REFUSED:
                 raise
-        if stat.S_IMODE(os.stat(place, follow_symlinks=follow).st_mode) != record.mode:  # noqa: PTH116
+        if stat.S_IMODE(os.stat(place, follow_symlinks=follow).st_mode) != record.mode:  # noqa: PTH116 (a descriptor)
             missing.append(MODE)  # set-group-id is dropped silently for who is not in the group
     os.utime(place, ns=(record.mtime_ns, record.mtime_ns), follow_symlinks=follow)
     return missing

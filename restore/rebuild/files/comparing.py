@@ -161,20 +161,17 @@ def _is_zero(descriptor: int, start: int, end: int) -> bool:
     return True
 
 
-def extras(directories: Directories, plan: Plan) -> Iterator[tuple[bytes, bool]]:
-    """What lies in the directories that are wanted and does not belong: path, and whether it is a directory.
-
-    Raises OSError.
-    """
+def extras(directories: Directories, plan: Plan) -> Iterator[bytes]:
+    """What lies in the directories that are wanted and does not belong. Raises OSError."""
     for directory in plan.directories():
         if plan.leads_to(directory):
             continue
         try:
             with os.scandir(directories.open(directory)) as listing:
-                names = [(os.fsencode(one.name), one.is_dir(follow_symlinks=False)) for one in listing]
+                names = sorted(os.fsencode(one.name) for one in listing)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        for name, is_directory in sorted(names):
+        for name in names:
             path = join(directory, name)
             if path != RESTORING and not plan.knows(path):
-                yield path, is_directory
+                yield path

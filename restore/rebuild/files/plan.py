@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from ledger.capture.files.names import ROOT, parent_of, parse_text, shown
+from ledger.capture.files.names import PATH_SIZE_MAX, ROOT, parent_of, path_of, shown
 from ledger.capture.files.record import Kind
 from ledger.capture.files.tree import PAGE, Item, Tree
-from ledger.errors import InvalidRequest, Malformed
+from ledger.errors import InvalidRequest
 
 DIFFERENCES_MAX = 10_000
+_BEYOND = b"\xff" * (PATH_SIZE_MAX + 1)
+"""What comes after every path."""
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -93,10 +95,10 @@ class Plan:
 
     def _paths(self, condition: str, values: tuple[str, ...], *, reverse: bool = False) -> Iterator[bytes]:
         """Page by page, so that steps can be set meanwhile."""
-        order, beyond, last = ("DESC", "<", b"\xff" * 5) if reverse else ("ASC", ">=", b"")
+        order, beyond, last = ("DESC", "<", _BEYOND) if reverse else ("ASC", ">=", b"")
         while True:
             page = self._database.execute(
-                f"SELECT path FROM plan WHERE {condition} AND path {beyond} ? ORDER BY path {order} LIMIT ?",  # noqa: S608
+                f"SELECT path FROM plan WHERE {condition} AND path {beyond} ? ORDER BY path {order} LIMIT ?",  # noqa: S608 (all ours)
                 (*values, last, PAGE),
             ).fetchall()
             yield from (path for (path,) in page)
@@ -189,20 +191,6 @@ def _parts(tree: Tree, only: Sequence[str]) -> list[bytes]:
         parts.add(path)
     # A part within another one is restored with it.
     return sorted(part for part in parts if not any(way in parts for way in {*_ways(part)} - {part}))
-
-
-def path_of(text: str) -> bytes:
-    """A path as people write it: with slashes at its ends, `.`; `%` and two digits for a byte that is no text.
-
-    Raises InvalidRequest.
-    """
-    trimmed = text.strip("/")
-    if trimmed in ("", "."):
-        return ROOT
-    try:
-        return parse_text(trimmed.removeprefix("./"))
-    except Malformed:
-        return trimmed.removeprefix("./").encode("utf-8", "surrogateescape")
 
 
 def _ways(path: bytes) -> set[bytes]:

@@ -77,7 +77,7 @@ def _compared(place: Path, what: Restoring, point: Point, plan: Plan) -> Restore
         with Directories(place) as directories:
             compare(directories, plan, told=True)
             if what.replace:
-                for path, _ in extras(directories, plan):
+                for path in extras(directories, plan):
                     plan.differences.add("removed", path)
     else:
         for item in plan.wanted():
@@ -106,7 +106,7 @@ def _advancing(point: Point, report: Report | None) -> Callable[[int], None]:
 
 
 def _remove(directories: Directories, writing: Writing, plan: Plan, *, told: bool) -> None:
-    for path, _ in extras(directories, plan):
+    for path in extras(directories, plan):
         writing.remove(path)
         if told:
             plan.differences.add("removed", path)

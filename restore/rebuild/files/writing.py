@@ -79,7 +79,7 @@ class Writing:
         """Something may have to be written into it; its own mode is set in the end."""
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_IMODE(found.st_mode) & 0o700 != 0o700 and os.geteuid() != 0:
-            os.chmod(name, stat.S_IMODE(found.st_mode) | 0o700, dir_fd=directory)  # noqa: PTH101
+            os.chmod(name, stat.S_IMODE(found.st_mode) | 0o700, dir_fd=directory)  # noqa: PTH101 (by descriptor)
 
     def make_others(self) -> None:
         """Links, and what has no content. Raises OSError."""

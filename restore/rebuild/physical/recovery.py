@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-from ledger.capture.physical.server import NO_SPACE, TOOL_TIMEOUT_S, tool
+from ledger.capture.physical.server import NO_SPACE, PSQL_OPTIONS, TOOL_TIMEOUT_S, conninfo, read_answer, tool
 from ledger.capture.physical.wal import parse_history
 from ledger.capture.postgres.pgoutput import format_lsn
 from ledger.capture.process import PATH, Ended, Process, running
@@ -58,7 +58,7 @@ class Tools:
     async def run(self, name: str, *options: str, timeout_s: float = TOOL_TIMEOUT_S) -> bytes:
         """What a tool says. Raises RestoreFailed, DiskFull; InvalidRequest: there is no such tool."""
         async with running(self.command(name, *options), {}, timeout_s=timeout_s) as process:
-            said = await asyncio.to_thread(_bounded, process.stdout)
+            said = await asyncio.to_thread(read_answer, process.stdout)
             ended = await process.ended()
         check_ended(ended, name)
         return said
@@ -259,18 +259,8 @@ class Recovery:
         checks["databases"] = len(databases)
 
     async def _ask(self, sockets: Path, database: str, statement: str) -> bytes:
-        conninfo = " ".join(
-            f"{name}='{value}'"
-            for name, value in (
-                ("host", sockets),
-                ("port", PORT),
-                ("user", _quoted(self._superuser)),
-                ("dbname", _quoted(database)),
-            )
-        )
-        return await self._tools.run(
-            "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", conninfo, "-c", statement
-        )
+        place = conninfo(host=str(sockets), port=str(PORT), user=self._superuser, dbname=database)
+        return await self._tools.run("psql", *PSQL_OPTIONS, "-d", place, "-c", statement)
 
     async def _check_shut_down(self) -> None:
         state = (await self._control()).get("Database cluster state")
@@ -302,17 +292,6 @@ def _for_shell(path: Path) -> str:
     return "'" + str(path).replace("'", "'\\''").replace("%", "%%") + "'"
 
 
-def _quoted(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("'", "\\'")
-
-
 def _forget(task: asyncio.Future[bytes]) -> None:
     if not task.cancelled():
         task.exception()
-
-
-def _bounded(stream: IO[bytes]) -> bytes:
-    kept = b""
-    while data := stream.read(2**16):
-        kept = (kept + data)[: 2**22]
-    return kept

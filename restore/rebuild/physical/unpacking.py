@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from ledger.capture.physical.events import Base, Segment
 from ledger.capture.physical.tar import Member, TarStream
@@ -16,7 +16,6 @@ from ledger.core.manifest import Manifest
 from ledger.errors import Malformed, RestoreFailed, Tampered
 from restore.rebuild.places import writing_errors
 
-ZEROS: Final = bytes(2**20)
 Told = Callable[[int], None]
 
 
@@ -28,8 +27,8 @@ class Owner:
     gid: int
 
 
-async def unpack(base: Base, reader: ContentReader, directory: Path, owner: Owner | None, told: Told) -> int:
-    """The files of a base backup below a new directory; how many. Raises Tampered, DiskFull, StoreUnavailable."""
+async def unpack(base: Base, reader: ContentReader, directory: Path, owner: Owner | None, told: Told) -> None:
+    """The files of a base backup below a new directory. Raises Tampered, DiskFull, StoreUnavailable."""
     with writing_errors(directory):
         directory.mkdir(mode=0o700)
         own(directory, owner)
@@ -49,7 +48,6 @@ async def unpack(base: Base, reader: ContentReader, directory: Path, owner: Owne
         raise RestoreFailed(
             f"a base backup of {base.files} files came out as {files.count - 1}", hint="restore from another copy"
         )
-    return files.count
 
 
 async def put_segment(

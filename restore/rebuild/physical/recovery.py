@@ -25,6 +25,8 @@ from restore.rebuild.physical.unpacking import Owner, own
 
 SETPRIV: Final = "setpriv"
 """Of util-linux: starts a program as another user, and has the kernel end it with us."""
+TIED: Final = ("sh", "-c", '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"', "tied")
+"""What is started in between: where we have ended before the kernel was asked, nobody would end it."""
 PORT: Final = 5432
 POLL_S: Final = 0.1
 SHARED_BUFFERS: Final = "128MB"
@@ -70,10 +72,12 @@ class Tools:
             raise InvalidRequest(
                 f"there is no {found}", hint="install the PostgreSQL of that release, or say where: --set bin=FOLDER"
             )
-        words = ["--pdeathsig=INT"] if tied and shutil.which(SETPRIV, path=PATH) is not None else []
+        tied = tied and shutil.which(SETPRIV, path=PATH) is not None
+        words = ["--pdeathsig=INT"] if tied else []
         if self.owner is not None:
             words += [f"--reuid={self.owner.uid}", f"--regid={self.owner.gid}", "--clear-groups"]
-        return [*([SETPRIV, *words, "--"] if words else []), found, *options]
+        checked = (*TIED, str(os.getpid())) if tied else ()
+        return [*([SETPRIV, *words, "--"] if words else []), *checked, found, *options]
 
     async def release(self) -> int:
         """The release of these tools: 18. Raises as `run`."""

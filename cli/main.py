@@ -90,7 +90,7 @@ def run() -> None:
 def main(arguments: list[str]) -> int:
     """Run one command line; returns the exit code."""
     try:
-        commands.register(app)
+        commands.register(app, commands.command_of(arguments))
         result = typer.main.get_command(app).main(arguments, prog_name="jinshi", standalone_mode=False)
     except JinshiError as error:
         show_error(error)

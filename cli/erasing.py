@@ -133,7 +133,8 @@ async def settle(ledger: OpenLedger, environment: Environment, passphrase: str) 
     Raises:
         Tampered: a site's statement is not its own.
     """
-    due = await _due(ledger, await pending(ledger), ledger.sites(), lambda: _cosigned_size(ledger))
+    erasures = await pending(ledger)
+    due = await _due(ledger, erasures, ledger.sites(), lambda: _cosigned_size(ledger)) if erasures else []
     if not due:
         return 0
     try:

@@ -7,7 +7,7 @@ from ledger.content.chunker import Chunking
 from ledger.content.collector import Collected, Collector, Survey, referenced_packs, survey
 from ledger.content.index import ChunkIndex, Synced, synchronise
 from ledger.content.leases import CONDEMNED, Lease, Leases, Leasing
-from ledger.content.reader import ContentReader, ReaderLimits
+from ledger.content.reader import ContentReader, Piece, ReaderLimits
 from ledger.content.store import ContentStore
 from ledger.content.writer import Content, ContentLimits, ContentWriter
 
@@ -25,6 +25,7 @@ __all__ = [
     "Lease",
     "Leases",
     "Leasing",
+    "Piece",
     "ReaderLimits",
     "Survey",
     "Synced",

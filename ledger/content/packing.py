@@ -25,13 +25,13 @@ class OpenPack:
     size: int = len(PACK_HEADER)
     name: bytes | None = None
     durable: bool = False
-    data: bytearray = field(default_factory=lambda: bytearray(PACK_HEADER), repr=False)
+    parts: list[bytes] = field(default_factory=lambda: [PACK_HEADER], repr=False)
     blobs: list[Blob] = field(default_factory=list, repr=False)
 
     def add(self, ref: ChunkRef, blob: bytes) -> None:
         """One more blob at its end."""
         self.blobs.append(Blob(ref.id, self.size, len(blob), ref.length))
-        self.data += blob
+        self.parts.append(blob)
         self.size += len(blob)
 
 
@@ -143,9 +143,9 @@ class Packing:
 
     def _close(self, pack: OpenPack) -> None:
         try:
-            pack.data += encode_trailer(self._keys, secrets.token_bytes(NONCE_SIZE), pack.blobs)
-            data = bytes(pack.data)
-            pack.data.clear()
+            pack.parts.append(encode_trailer(self._keys, secrets.token_bytes(NONCE_SIZE), pack.blobs))
+            data = b"".join(pack.parts)
+            pack.parts.clear()
             pack.name = hashlib.sha256(data).digest()
             with self._changed:
                 self._check()

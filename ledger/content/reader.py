@@ -29,6 +29,7 @@ GROUP_SIZE: Final = 2**20
 
 _Places = list[tuple[int, int]]
 _Wanted = dict[tuple[ChunkRef, Location], _Places]
+_Group = list[tuple[tuple[ChunkRef, Location], _Places]]
 _Plan = dict[bytes, _Wanted]
 
 
@@ -84,15 +85,17 @@ class ContentReader:
                 hint="its manifest was not written by jinshi, or was changed",
             )
 
-    async def scatter(self, manifests: Iterable[Manifest]) -> AsyncIterator[Piece]:
+    async def scatter(self, manifests: Iterable[Manifest], take: Callable[[Piece], None]) -> None:
         """Many contents at once, in the order of packs: each pack is read once for every `PLANNED_MAX` chunks.
 
-        For places that can be written in any order, such as files: far faster than `read` where contents share chunks.
-        Every piece is proven to be the chunk that is named there; the digest of a whole is the caller's to check.
+        `take` is called in threads, several at a time, and may get a piece again. For places that can be written in any
+        order, such as files: far faster than `read` where contents share chunks. Every piece is proven to be the chunk
+        that is named there; the digest of a whole is the caller's to check.
 
         Raises:
             Tampered: a chunk is missing or damaged.
             StoreUnavailable: the copy cannot be read.
+            whatever `take` raises.
         """
         plan: _Plan = {}
         planned = 0
@@ -104,46 +107,40 @@ class ContentReader:
                 offset += ref.length
                 planned += 1
                 if planned == PLANNED_MAX:
-                    async for piece in self._follow(plan):
-                        yield piece
+                    await self._follow(plan, take)
                     plan, planned = {}, 0
-        async for piece in self._follow(plan):
-            yield piece
+        await self._follow(plan, take)
 
-    async def _follow(self, plan: _Plan) -> AsyncIterator[Piece]:
+    async def _follow(self, plan: _Plan, take: Callable[[Piece], None]) -> None:
+        opening: deque[asyncio.Task[None]] = deque()
         packs = list(plan)
-        for pack, following in zip_longest(packs, packs[1:]):
-            if following is not None:
-                self._fetch(following)
-            async for wanted, opened in self._opened(pack, plan.pop(pack)):
-                for places, chunk in zip(wanted, opened, strict=True):
-                    for number, offset in places:
-                        yield Piece(number, offset, chunk)
-            if following is not None:
-                self._packs.pop(pack, None)  # the last may be the first of what comes next
-
-    async def _opened(self, pack: bytes, wanted: _Wanted) -> AsyncIterator[tuple[list[_Places], list[bytes]]]:
-        """The chunks of one pack, some at a time, opened in threads."""
-        await self._pack(pack)
-        waiting: deque[tuple[list[_Places], asyncio.Task[list[bytes]]]] = deque()
         try:
-            for group in _groups(wanted):
-                opening = asyncio.ensure_future(self._open_group(pack, group))
-                waiting.append(([wanted[one] for one in group], opening))
-                if len(waiting) >= self._limits.ahead:
-                    places, task = waiting.popleft()
-                    yield places, await task
-            while waiting:
-                places, task = waiting.popleft()
-                yield places, await task
+            for pack, following in zip_longest(packs, packs[1:]):
+                data = await self._pack(pack)
+                if following is not None:
+                    self._packs.pop(pack, None)  # the last may be the first of what comes next
+                for number, group in enumerate(_groups(plan.pop(pack)), 1):
+                    opening.append(asyncio.ensure_future(self._give(pack, data, group, take)))
+                    if len(opening) >= self._limits.ahead:
+                        await opening.popleft()
+                    if following is not None and number == self._limits.ahead:
+                        self._fetch(following)  # nobody needs the one before any more: two are in memory
+            while opening:
+                await opening.popleft()
         finally:
-            await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
+            await asyncio.gather(*opening, return_exceptions=True)
 
-    async def _open_group(self, pack: bytes, group: list[tuple[ChunkRef, Location]]) -> list[bytes]:
-        return await self._from(pack, lambda data: asyncio.to_thread(self._open_all, group, data))
+    async def _give(self, pack: bytes, data: bytes, group: _Group, take: Callable[[Piece], None]) -> None:
+        try:
+            await asyncio.to_thread(self._give_all, data, group, take)
+        except Tampered:
+            await asyncio.to_thread(self._give_all, await self._prove(pack), group, take)
 
-    def _open_all(self, group: list[tuple[ChunkRef, Location]], pack: bytes) -> list[bytes]:
-        return [self._open(ref, location, pack) for ref, location in group]
+    def _give_all(self, pack: bytes, group: _Group, take: Callable[[Piece], None]) -> None:
+        for (ref, location), places in group:
+            data = self._open(ref, location, pack)
+            for content, offset in places:
+                take(Piece(content, offset, data))
 
     async def _refs(self, manifest: Manifest, depth: int = 0) -> AsyncIterator[ChunkRef]:
         """The chunks at level `depth` of a manifest."""
@@ -254,13 +251,13 @@ class ContentReader:
             raise Tampered(f"{error.what}", key=key, hint="use another copy, or heal this one") from error
 
 
-def _groups(wanted: _Wanted) -> Iterator[list[tuple[ChunkRef, Location]]]:
+def _groups(wanted: _Wanted) -> Iterator[_Group]:
     """In the order they lie in, so many at a time that handing them to a thread costs little."""
-    group: list[tuple[ChunkRef, Location]] = []
+    group: _Group = []
     size = 0
-    for one in sorted(wanted, key=lambda found: found[1].offset):
+    for one in sorted(wanted.items(), key=lambda found: found[0][1].offset):
         group.append(one)
-        size += one[0].length
+        size += one[0][0].length
         if size >= GROUP_SIZE:
             yield group
             group, size = [], 0

@@ -12,11 +12,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
 
-from ledger.content.chunker import Chunker, Chunking, Readable
+from ledger.content.chunker import WHOLE_UP_TO, Chunker, Chunking, Readable
 from ledger.content.index import ChunkIndex, synchronise
 from ledger.content.leases import Lease
 from ledger.content.packing import Claim, OpenPack, Packing, Place
@@ -25,11 +25,9 @@ from ledger.core.manifest import (
     DATAREF_PACKS_MAX,
     INDEX,
     MANIFEST_CHUNKS_MAX,
-    REF_SIZE,
     UNIQUE_SIZE,
     Dataref,
     Manifest,
-    decode_refs,
     encode_list,
     encode_refs,
     list_key,
@@ -38,7 +36,8 @@ from ledger.core.packs import encode_segment
 from ledger.store.base import ObjectStore
 
 HELPED_SIZE_MIN: Final = 2**16
-"""A chunk of fewer bytes is sealed where it was cut: handing it over costs more."""
+"""A chunk of fewer bytes is sealed where it was cut: handing it over costs more. So is one when enough streams are
+being taken to occupy everybody."""
 REFS_IN_MEMORY: Final = 2**22
 
 _PLACES_KEPT = 256
@@ -54,7 +53,7 @@ class ContentLimits:
     parallel: int = 2
     pack_size: int = 2**23
     packs_max: int = 3
-    chunking: Chunking = field(default_factory=Chunking)
+    chunking: Chunking = field(default_factory=lambda: Chunking(size_first=WHOLE_UP_TO))
 
 
 class Content:
@@ -98,6 +97,28 @@ class _Spool(Protocol):
     def close(self) -> None: ...
 
 
+class _Refs:
+    """The chunks of one stream: as they are while a manifest can name them, as records in a spool beyond."""
+
+    def __init__(self) -> None:
+        self.first: list[ChunkRef] = []
+        self.spool: _Spool | None = None
+
+    def append(self, ref: ChunkRef) -> None:
+        if self.spool is not None:
+            self.spool.write(encode_refs([ref]))
+            return
+        self.first.append(ref)
+        if len(self.first) > MANIFEST_CHUNKS_MAX:
+            self.spool = cast(_Spool, tempfile.SpooledTemporaryFile(max_size=REFS_IN_MEMORY))  # noqa: SIM115 (closed with this)
+            self.spool.write(encode_refs(self.first))
+            self.first.clear()
+
+    def close(self) -> None:
+        if self.spool is not None:
+            self.spool.close()
+
+
 class ContentWriter:
     """Takes content for one capture, under its lease. Safe to use from several tasks and threads."""
 
@@ -113,6 +134,7 @@ class ContentWriter:
         self._takers = ThreadPoolExecutor(limits.parallel, thread_name_prefix="take")
         self._sealers = ThreadPoolExecutor(limits.parallel + 1, thread_name_prefix="seal")  # one of them may drain
         self._helpers = threading.BoundedSemaphore(limits.parallel)
+        self._taking: set[int] = set()
         self._chunkers: list[Chunker] = []
         self._own = threading.local()
         self._flushing = asyncio.Lock()
@@ -152,23 +174,26 @@ class ContentWriter:
             whatever reading the stream raises; the writer stays usable.
         """
         content, digest, length = Content(), hashlib.sha256(), 0
-        with _spool() as refs:
-            for ref in self._chunks(stream, content, digest.update):
-                refs.write(encode_refs([ref]))
-                length += ref.length
-            depth, chunks = self._named(refs, content)
+        self._taking.add(threading.get_ident())
+        try:
+            with closing(_Refs()) as refs:
+                for ref in self._chunks(stream, content, digest.update):
+                    refs.append(ref)
+                    length += ref.length
+                depth, chunks = self._named(refs, content)
+        finally:
+            self._taking.discard(threading.get_ident())
         content.manifest = Manifest(length, digest.digest(), chunks, depth)
         return content
 
-    def _named(self, refs: _Spool, content: Content) -> tuple[int, tuple[ChunkRef, ...]]:
-        """The chunks that a manifest names for these records, and how many levels they are above the content."""
-        count = refs.tell() // REF_SIZE
-        refs.seek(0)
-        if count <= MANIFEST_CHUNKS_MAX:
-            return 0, decode_refs(refs.read())
-        with _spool() as above:
-            for ref in self._chunks(refs, content, _ignore):
-                above.write(encode_refs([ref]))
+    def _named(self, refs: _Refs, content: Content) -> tuple[int, tuple[ChunkRef, ...]]:
+        """The chunks that a manifest names for these, and how many levels they are above the content."""
+        if refs.spool is None:
+            return 0, tuple(refs.first)
+        refs.spool.seek(0)
+        with closing(_Refs()) as above:
+            for ref in self._chunks(refs.spool, content, _ignore):
+                above.append(ref)
             depth, chunks = self._named(above, content)
         return depth + 1, chunks
 
@@ -193,7 +218,8 @@ class ContentWriter:
                 one.result()
 
     def _pass_on(self, ref: ChunkRef, chunk: memoryview, place: Place, helped: list[Future[None]]) -> None:
-        if len(chunk) < HELPED_SIZE_MIN or not self._helpers.acquire(blocking=False):
+        helped_out = len(chunk) >= HELPED_SIZE_MIN and len(self._taking) < self._limits.parallel
+        if not helped_out or not self._helpers.acquire(blocking=False):
             self._seal(ref, chunk, place)
             return
         helped[:] = [one for one in helped if not one.done() or one.exception()]
@@ -266,13 +292,6 @@ class ContentWriter:
         if found is None:
             found = self._own.packer = packer()
         return found
-
-
-@contextmanager
-def _spool() -> Iterator[_Spool]:
-    """In memory, until it is large."""
-    with tempfile.SpooledTemporaryFile(max_size=REFS_IN_MEMORY) as file:
-        yield cast(_Spool, file)
 
 
 def _ignore(_: Buffer) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, ParamValidationError, SSLError
+from botocore.loaders import Loader
 
 from ledger.errors import DiskFull, InvalidRequest, JinshiError, ObjectMissing, StoreUnavailable
 
@@ -54,6 +56,7 @@ def make_client(
         InvalidRequest: endpoint or region cannot be one.
     """
     core = botocore.session.Session(session_vars=_PASSED_IN)
+    core.register_component("data_loader", _loader())  # reading the description of S3 takes a while
     session = boto3.session.Session(
         aws_access_key_id=access_key,
         aws_secret_access_key=secret_key,
@@ -78,6 +81,12 @@ def make_client(
         ) from error
     client.meta.events.register("before-call.s3", _follow_no_redirects)
     return client
+
+
+@cache
+def _loader() -> Loader:
+    """What botocore knows of S3: read once for all clients of this process, as all of them are asked for the same."""
+    return Loader()
 
 
 def _follow_no_redirects(context: dict[str, Any], **_: object) -> None:

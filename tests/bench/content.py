@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ledger.content import ChunkIndex, Content, ContentReader, ContentWriter, Leases, synchronise
+from ledger.content import ChunkIndex, Content, ContentReader, ContentWriter, Leases, Piece, synchronise
 from ledger.core.chunks import ContentKeys
 from ledger.store.directory import DirectoryStore
 from tests.bench.paired import Pair, run_paired, stopwatch
@@ -87,10 +87,13 @@ async def _restore(store: Path, contents: list[Content], to: Path) -> None:
     for number, content in enumerate(contents):
         with (to / str(number)).open("wb") as file:
             file.truncate(content.manifest.length)
-    async for piece in reader.scatter(content.manifest for content in contents):
+
+    def write(piece: Piece) -> None:
         with (to / str(piece.content)).open("r+b", buffering=0) as file:
             file.seek(piece.offset)
             file.write(piece.data)
+
+    await reader.scatter((content.manifest for content in contents), write)
 
 
 def _size(root: Path) -> int:

@@ -1,6 +1,6 @@
-"""A tree of about 1 GiB in 10,000 files against restic: seconds, peak memory and size of what is stored.
+"""A tree of about 1 GiB in 10,000 files against restic and borg: seconds, peak memory and size of what is stored.
 
-Each step of ours and of restic's is a process of its own, in turn. restic is Debian's; without it, nothing is measured.
+Each step of each is a process of its own, in turn. restic and borg are Debian's; without restic, nothing is measured.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ SIZE = 1_024 * MIB
 SHIFTED = 300 * MIB
 """Bytes of files that are others, shifted by a few bytes."""
 RESTIC = shutil.which("restic")
+BORG = shutil.which("borg")
 STEPS = ("full", "no change", "1 % changed", "verified", "restored")
 
 
@@ -87,7 +88,7 @@ print(json.dumps([os.waitstatus_to_exitcode(status), seconds, usage.ru_utime + u
 
 def measured(*words: str | Path, variables: Mapping[str, str] | None = None) -> Cost:
     """A command from its start to its end."""
-    environment = {**os.environ, "RESTIC_PASSWORD": "bench", **(variables or {})}
+    environment = {**os.environ, "RESTIC_PASSWORD": "bench", "BORG_PASSPHRASE": "bench", **(variables or {})}
     command = [sys.executable, "-S", "-c", _LAUNCHER, *map(str, words)]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
     code, *cost = json.loads(done.stdout)
@@ -107,6 +108,14 @@ def restic(repository: Path, *words: str | Path, then: str = "") -> Cost:
     return measured("sh", "-c", '"$@"' + then, "sh", *command)
 
 
+def borg(repository: Path, *words: str | Path, then: str = "", place: Path | None = None) -> Cost:
+    """In `place`: borg extracts where it is started."""
+    assert BORG is not None
+    variables = {"BORG_BASE_DIR": str(repository.with_suffix(".base")), "BORG_REPO": str(repository)}
+    command = f'cd "$1" && shift && "$@"{then}'
+    return measured("sh", "-c", command, "sh", place or repository.parent, BORG, *words, variables=variables)
+
+
 def size_of(*roots: Path) -> float:
     """MB of all files under these."""
     return sum(path.stat().st_size for root in roots for path in root.rglob("*") if path.is_file()) / 1e6
@@ -117,20 +126,36 @@ class Round:
     """The places of one round."""
 
     ledger: Path
-    repository: Path
+    restic: Path
+    borg: Path
     tree: Path
     back: Path
+
+    def begin(self) -> None:
+        """Make their repositories; ours is made by its first capture."""
+        for peer in ("restic", "borg"):
+            (self.back / peer).mkdir(parents=True)
+        restic(self.restic, "init")
+        if BORG is not None:
+            borg(self.borg, "init", "--encryption", "repokey-blake2")
 
     def ours(self, name: str) -> Cost:
         step = {"verified": "verify", "restored": "restore"}.get(name, "capture")
         return ours(step, self.ledger, self.back / "ours" if name == "restored" else self.tree)
 
-    def theirs(self, name: str) -> Cost:
+    def restics(self, name: str) -> Cost:
         if name == "verified":
-            return restic(self.repository, "check", "--read-data")
+            return restic(self.restic, "check", "--read-data")
         if name == "restored":
-            return restic(self.repository, "restore", "latest", "--target", self.back / "restic", then=" && sync")
-        return restic(self.repository, "backup", self.tree)
+            return restic(self.restic, "restore", "latest", "--target", self.back / "restic", then=" && sync")
+        return restic(self.restic, "backup", self.tree)
+
+    def borgs(self, name: str) -> Cost:
+        if name == "verified":
+            return borg(self.borg, "check", "--verify-data")
+        if name == "restored":
+            return borg(self.borg, "extract", "::1 % changed", then=" && sync", place=self.back / "borg")
+        return borg(self.borg, "create", "--compression", "zstd,3", f"::{name}", self.tree)
 
 
 async def run(scratch: Path, rounds: int, entries: int) -> None:
@@ -140,30 +165,35 @@ async def run(scratch: Path, rounds: int, entries: int) -> None:
         return
     make_tree(scratch / "tree", entries or FILES)
     print(f"files: {entries or FILES:,} of {size_of(scratch / 'tree'):,.0f} MB", flush=True)
-    found: dict[str, tuple[list[Cost], list[Cost]]] = {name: ([], []) for name in STEPS}
-    stored = (0.0, 0.0)
+    peers = ["restic", *([] if BORG is None else ["borg"])]
+    found: dict[str, dict[str, list[Cost]]] = {name: {who: [] for who in ("ours", *peers)} for name in STEPS}
+    stored: dict[str, list[float]] = {who: [] for who in ("ours", *peers)}
     for number in range(max(rounds, 1)):
-        places = Round(*(scratch / f"{name}-{number}" for name in ("ledger", "restic", "changed", "back")))
+        places = Round(*(scratch / f"{name}-{number}" for name in ("ledger", "restic", "borg", "changed", "back")))
         shutil.copytree(scratch / "tree", places.tree)
-        places.back.mkdir()
-        restic(places.repository, "init")
+        places.begin()
+        steps = {"ours": places.ours, "restic": places.restics, "borg": places.borgs}
         for name in STEPS:
             if name == "1 % changed":
                 change_some(places.tree)
-            found[name][0].append(places.ours(name))
-            found[name][1].append(places.theirs(name))
-        stored = (size_of(places.ledger), size_of(places.repository))
-        for place in (places.ledger, places.repository, places.tree, places.back):
+            for who, costs in found[name].items():
+                costs.append(steps[who](name))
+        for who, place in (("ours", places.ledger), ("restic", places.restic), ("borg", places.borg)):
+            if who in stored:
+                stored[who].append(size_of(place))
+        for place in scratch.glob(f"*-{number}*"):
             shutil.rmtree(place)
-    for name, (mine, theirs) in found.items():
+    for name, costs_of in found.items():
         for what, unit, form in (("seconds", "s", ".2f"), ("processor", "s", ".2f"), ("memory", "MiB", ",.0f")):
-            values = ([getattr(one, what) for one in some] for some in (mine, theirs))
-            show(f"files, {name}, {what}", unit, *values, form)
-    show("files, stored", "MB", [stored[0]], [stored[1]], ",.0f")
+            values = {who: [getattr(one, what) for one in costs] for who, costs in costs_of.items()}
+            for peer in peers:
+                show(f"files, {name}, {what}", unit, values["ours"], values[peer], form, peer)
+    for peer in peers:
+        show("files, stored", "MB", stored["ours"], stored[peer], ",.0f", peer)
 
 
-def show(name: str, unit: str, mine: list[float], theirs: list[float], form: str) -> None:
+def show(name: str, unit: str, mine: list[float], theirs: list[float], form: str, peer: str = "restic") -> None:
     """Less is better: a ratio below one is ours."""
     ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
     a, b = (format(statistics.median(values), form) for values in (mine, theirs))
-    print(f"{name:<38} {a:>12} {unit:<11} restic: {b:>12}   ratio {ratio:.2f}", flush=True)
+    print(f"{name:<38} {a:>12} {unit:<11} {peer + ':':<7} {b:>12}   ratio {ratio:.2f}", flush=True)

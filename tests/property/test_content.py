@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyfastcdc import FastCDC
 
 from ledger.content import Chunking
 from ledger.content.chunker import Chunker
@@ -59,6 +60,32 @@ def test_where_content_is_cut_depends_on_nothing_but_the_content(
     assert b"".join(whole) == data
     assert all(len(chunk) <= chunking.size_max for chunk in whole)
     assert all(len(chunk) >= chunking.size_min for chunk in whole[:-1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 50), st.integers(0, 60_000), st.sampled_from(CHUNKINGS), st.booleans())
+def test_it_is_cut_as_if_all_of_it_were_at_hand(seed: int, size: int, chunking: Chunking, text: bool) -> None:
+    data = noise(seed, size).hex().encode()[:size] if text else noise(seed, size)
+    cut = [bytes(chunk) for chunk in Chunker(chunking, KEYS.boundaries).cut(io.BytesIO(data))]
+    whole = FastCDC(
+        chunking.size_avg, min_size=chunking.size_min, max_size=chunking.size_max, seed=KEYS.boundaries
+    ).cut_buf(data)
+    assert [len(chunk) for chunk in cut] == [chunk.length for chunk in whole if data]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 50), st.integers(1, 60_000), st.sampled_from([1_000, 4_096]))
+def test_what_is_short_is_one_chunk_and_what_is_long_is_cut_finely_behind_its_beginning(
+    seed: int, size: int, first: int
+) -> None:
+    data = noise(seed, size)
+    chunking = Chunking(64, 256, 1024, first)
+    cut = [bytes(chunk) for chunk in Chunker(chunking, KEYS.boundaries).cut(io.BytesIO(data))]
+    assert b"".join(cut) == data
+    assert len(cut) == 1 or first <= len(cut[0]) <= 2 * first
+    assert all(len(chunk) <= chunking.size_max for chunk in cut[1:])
+    behind = Chunker(Chunking(64, 256, 1024), KEYS.boundaries).cut(io.BytesIO(data[len(cut[0]) :]))
+    assert [bytes(chunk) for chunk in behind] == cut[1:]
 
 
 @settings(max_examples=15, deadline=None)

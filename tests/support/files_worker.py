@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import get_ident
 
 import uvloop
 
@@ -20,7 +22,7 @@ from ledger.capture.base import Restoring, Subject
 from ledger.capture.files import FilesCapture
 from ledger.capture.files.point import tree_at
 from ledger.capture.leased import LeasedAppender
-from ledger.content import ChunkIndex, ContentStore, Leases
+from ledger.content import ChunkIndex, ContentStore, Leases, Piece
 from ledger.core.acts import CREATED, acts_source
 from ledger.core.chunks import ContentKeys
 from ledger.core.event import Event
@@ -80,12 +82,16 @@ async def capture(directory: Path, tree: Path) -> dict[str, object]:
 async def verify(directory: Path, _: Path) -> dict[str, object]:
     async with opened(directory) as (store, keys, content):
         view = StoreView(store, await Opener.of(store, keys), content)
-        size = 0
         async with tree_at(view, SOURCE) as point:
             reader = await content.reading()
             manifests = (item.record.manifest for item in point.tree.items())
-            async for piece in reader.scatter(manifest for manifest in manifests if manifest is not None):
-                size += len(piece.data)
+            sizes: Counter[int] = Counter()
+
+            def count(piece: Piece) -> None:
+                sizes[get_ident()] += len(piece.data)
+
+            await reader.scatter((manifest for manifest in manifests if manifest is not None), count)
+    size = sizes.total()
     return {"bytes": size}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.content import ChunkIndex, Chunking, ContentLimits, ContentReader, Leases, synchronise
+from ledger.content import ChunkIndex, Chunking, ContentLimits, ContentReader, Leases, Piece, synchronise
 from ledger.core.manifest import (
     DATAREF_PACKS_MAX,
     INDEX,
@@ -196,8 +196,7 @@ async def test_a_pack_that_something_was_put_over_is_read_from_the_version_that_
         await objects.delete(key)
     if scattered:
         found = bytearray(len(data))
-        async for piece in source.scatter([content.manifest]):
-            found[piece.offset : piece.offset + len(piece.data)] = piece.data
+        await source.scatter([content.manifest], lambda piece: put(found, piece))
         assert found == data
     else:
         assert b"".join([part async for part in source.read(content.manifest)]) == data
@@ -321,6 +320,10 @@ async def test_a_reader_holds_few_packs_and_reads_each_once_in_order() -> None:
     assert len(asked) == len(set(asked)) == len(content.packs())
 
 
+def put(content: bytearray, piece: Piece) -> None:
+    content[piece.offset : piece.offset + len(piece.data)] = piece.data
+
+
 async def test_scattered_reading_fills_every_content_and_reads_each_pack_once() -> None:
     objects = MemoryObjectStore()
     shared = noise(18, 100_000)
@@ -337,12 +340,10 @@ async def test_scattered_reading_fills_every_content_and_reads_each_pack_once() 
 
     objects.get = counting  # type: ignore[method-assign]
     flat = [content.manifest for content in contents if not content.manifest.depth]
-    async for piece in source.scatter(flat):
-        number = [content.manifest for content in contents].index(flat[piece.content])
-        filled[number][piece.offset : piece.offset + len(piece.data)] = piece.data
+    numbers = [number for number, content in enumerate(contents) if not content.manifest.depth]
+    await source.scatter(flat, lambda piece: put(filled[numbers[piece.content]], piece))
     assert len(asked) == len(set(asked))
-    async for piece in source.scatter([content.manifest for content in contents]):
-        filled[piece.content][piece.offset : piece.offset + len(piece.data)] = piece.data
+    await source.scatter([content.manifest for content in contents], lambda piece: put(filled[piece.content], piece))
     assert [bytes(one) for one in filled] == datas
 
 
@@ -355,7 +356,7 @@ async def test_scattered_reading_stops_at_a_damaged_chunk() -> None:
     await objects.purge(key)
     await objects.put_immutable(key, whole[:20_000] + bytes([whole[20_000] ^ 4]) + whole[20_001:])
     with pytest.raises(Tampered) as told:
-        [piece async for piece in source.scatter([content.manifest])]
+        await source.scatter([content.manifest], lambda _: None)
     assert told.value.key == key
 
 

@@ -20,6 +20,8 @@ from ledger.content import Lease
 from ledger.core.event import Event
 from ledger.errors import CaptureFailed, StoreUnavailable
 from ledger.sequencer import Recorded
+from ledger.store.directory import DirectoryStore
+from tests.support.content import noise
 from tests.support.disks import small_disk
 from tests.support.files import SOURCE, Captures, capturing, looks, odd_tree
 
@@ -237,6 +239,27 @@ async def test_an_append_of_unknown_outcome_is_made_good_by_the_next_scan(tmp_pa
             await captures.restore(tmp_path / f"back-{persisted}")
             assert looks(tmp_path / f"back-{persisted}") == looks(captures.root)
             assert (await captures.once()).repeated
+
+
+async def test_a_store_that_fails_ends_a_capture_and_leaves_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with capturing(tmp_path) as captures:
+        for number in range(400):
+            (captures.root / f"{number}").write_bytes(noise(number, 60_000))
+
+        async def full(self: DirectoryStore, key: str, data: bytes) -> None:
+            raise StoreUnavailable(f"{key}: no room")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(DirectoryStore, "put_immutable", full)
+            with pytest.raises(StoreUnavailable, match="no room"):
+                await captures.once()
+        opened = [one.readlink() for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+        assert [one for one in opened if one.is_relative_to(captures.root)] == []
+        await captures.once()
+        await captures.restore(tmp_path / "back")
+        assert looks(tmp_path / "back") == looks(captures.root)
 
 
 class FailsOnce:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from threading import BoundedSemaphore, Lock
-from typing import Final
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Final, NamedTuple
 
 from ledger.capture.files.names import is_long, subject_of
 from ledger.capture.files.reading import Read, Vanished, file_record, read_file
@@ -26,7 +26,55 @@ from ledger.errors import Fenced
 
 BATCH: Final = 1_000
 """How many changes are recorded by one append."""
-FILES_OPEN_MAX: Final = 32
+GROUP_FILES_MAX: Final = 8
+GROUP_SIZE: Final = 2**20
+"""Files are read in groups of so many, or so many bytes."""
+GROUPS_MAX: Final = 12
+"""How many groups wait to be read, or are being read: their files are open."""
+
+
+class _Group:
+    """Files that one reader reads, one after the other; most are small, and handing over each costs more."""
+
+    def __init__(self) -> None:
+        self.files: list[Found] = []
+        self.size = 0
+        self.reading: Future[list[Read | OSError | Vanished]] | None = None
+
+    def read(self, writer: ContentWriter) -> list[Read | OSError | Vanished]:
+        """What came of each. All of them are closed then, whatever is raised."""
+        came: list[Read | OSError | Vanished] = []
+        try:
+            for found in self.files:
+                try:
+                    came.append(read_file(found.descriptor, writer))
+                except (OSError, Vanished) as error:
+                    came.append(error)
+                finally:
+                    found.close()
+        finally:
+            self.close()
+        return came
+
+    def close(self) -> None:
+        """Close what is open."""
+        for found in self.files:
+            found.close()
+
+
+class _Reading(NamedTuple):
+    """One file of a group."""
+
+    group: _Group
+    place: int
+
+    def result(self) -> Read:
+        """Waits for it. Raises OSError, Vanished, what storing content raises."""
+        assert self.group.reading is not None
+        came = self.group.reading.result()[self.place]
+        if isinstance(came, Read):
+            return came
+        raise came
 
 
 class Changes:
@@ -39,8 +87,10 @@ class Changes:
         self._walk = scan.found()
         self._first: Found | Gone | None = None
         self._readers = ThreadPoolExecutor(parallel, thread_name_prefix="read")
-        self._open = BoundedSemaphore(FILES_OPEN_MAX)
+        self._waiting: deque[tuple[Found | Gone, _Reading | None]] = deque()
+        self._groups: deque[_Group] = deque()
         self._walking = Lock()
+        self._ended = False
         self._stopped = False
 
     def any(self) -> bool:
@@ -49,49 +99,52 @@ class Changes:
             self._first = next(self._walk, None)
         return self._first is not None
 
-    def _found(self) -> Iterator[Found | Gone]:
-        while (found := self._first or next(self._walk, None)) is not None:
-            self._first = None
-            yield found
-
     def next(self, writer: ContentWriter) -> list[Change]:
-        """The next changes, their content taken; empty: there are no more. Raises what storing content raises."""
-        with self._walking:
-            while True:
-                batch, ended = self._batch(writer)
-                if batch or ended:
-                    return batch
+        """The next changes, their content taken; empty: there are no more. Raises what storing content raises.
 
-    def _batch(self, writer: ContentWriter) -> tuple[list[Change], bool]:
-        waiting: list[tuple[Found | Gone, Future[Read] | None]] = []
-        try:
-            for found in self._found():
-                waiting.append((found, self._read(found, writer)))
+        Some of those after them are being read on return.
+        """
+        batch: list[Change] = []
+        with self._walking:
+            while len(batch) < BATCH and self._ahead(writer):
+                change = self._change(*self._waiting.popleft())
+                if change is not None:
+                    batch.append(change)
                 if self._stopped:
                     raise Fenced("this capture was stopped", hint="start it again: it goes on")
-                if len(waiting) == BATCH:
-                    break
-            changes = [self._change(found, reading) for found, reading in waiting]
-        except BaseException:  # whatever it is, the files that are being read are closed first
-            wait([reading for _, reading in waiting if reading is not None])
-            raise
-        return [change for change in changes if change is not None], len(waiting) < BATCH
+        return batch
 
-    def _read(self, found: Found | Gone, writer: ContentWriter) -> Future[Read] | None:
+    def _ahead(self, writer: ContentWriter) -> bool:
+        """Walk on, so that there is always something to be read. False: there is nothing any more."""
+        while self._groups and (reading := self._groups[0].reading) is not None and reading.done():
+            self._groups.popleft()
+        while not self._ended and len(self._groups) < GROUPS_MAX and len(self._waiting) < BATCH:
+            found, self._first = self._first or next(self._walk, None), None
+            if found is None:
+                self._ended = True
+            else:
+                self._waiting.append((found, self._read(found, writer)))
+        if self._groups and (self._ended or len(self._waiting) == BATCH):
+            self._submit(self._groups[-1], writer)
+        return bool(self._waiting)
+
+    def _read(self, found: Found | Gone, writer: ContentWriter) -> _Reading | None:
         if isinstance(found, Gone) or found.record is not None:
             return None
-        self._open.acquire()
-        reading = self._readers.submit(read_file, found.descriptor, writer)
-        descriptor = found.descriptor
+        if not self._groups or self._groups[-1].reading is not None:
+            self._groups.append(_Group())
+        group = self._groups[-1]
+        group.files.append(found)
+        group.size += found.looked.st_size
+        if len(group.files) == GROUP_FILES_MAX or group.size >= GROUP_SIZE:
+            self._submit(group, writer)
+        return _Reading(group, len(group.files) - 1)
 
-        def close(_: Future[Read]) -> None:
-            os.close(descriptor)
-            self._open.release()
+    def _submit(self, group: _Group, writer: ContentWriter) -> None:
+        if group.reading is None:
+            group.reading = self._readers.submit(group.read, writer)
 
-        reading.add_done_callback(close)
-        return reading
-
-    def _change(self, found: Found | Gone, reading: Future[Read] | None) -> Change | None:
+    def _change(self, found: Found | Gone, reading: _Reading | None) -> Change | None:
         if isinstance(found, Gone):
             return self._gone(found)
         if reading is None:
@@ -144,8 +197,10 @@ class Changes:
         with self._walking:
             self._readers.shutdown()
             self._walk.close()
-            if isinstance(self._first, Found) and self._first.descriptor >= 0:
-                os.close(self._first.descriptor)
+            for group in self._groups:
+                group.close()
+            if isinstance(self._first, Found):
+                self._first.close()
             self._scan.close()
 
 

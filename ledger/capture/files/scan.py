@@ -56,6 +56,12 @@ class Found:
     xattrs: Xattrs = ()
     descriptor: int = -1
 
+    def close(self) -> None:
+        """Close what is open of it."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
 
 @dataclass(frozen=True, slots=True)
 class Gone:

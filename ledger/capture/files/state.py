@@ -140,7 +140,8 @@ class State(Tree):
         """What was recorded of another name of the same file, when it looked the same; and its dataref."""
         with self.reading() as database:
             found = database.execute(
-                "SELECT data, dataref FROM tree WHERE inode = ? AND stamp = ? LIMIT 1", (inode, stamp)
+                "SELECT data, dataref FROM tree WHERE inode = ? AND stamp = ? AND data IS NOT NULL LIMIT 1",
+                (inode, stamp),
             ).fetchone()
         return None if found is None else (parse_record(found[0]), found[1])
 
@@ -201,7 +202,7 @@ class State(Tree):
                         database,
                         change.path,
                         index,
-                        event.data or b"",
+                        event.data if change.inode is not None else None,  # `twin` asks for it, and nobody else
                         change.record,
                         dataref=event.dataref,
                         stamp=change.stamp,

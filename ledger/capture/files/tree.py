@@ -10,8 +10,9 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from ledger.capture.files.names import ROOT, is_long, parent_of, parse_subject
 from ledger.capture.files.record import RECORDED, RETIRED, Kind, Record, parse_long, parse_record, tree_line
@@ -23,6 +24,9 @@ from ledger.sealing import Closed, Opened
 from ledger.store.sqlite_common import NO_SPACE, name_of, transaction
 
 PAGE: Final = 1_024
+
+_ITEM = "path, place, kind, line, data"
+_LINK = b'"link":'
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -38,13 +42,29 @@ CREATE TABLE IF NOT EXISTS known (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
 
 
-class Item(NamedTuple):
+@dataclass(slots=True)
+class Item:
     """One path of a tree. `place`: the index of its last entry; `line`: what stands for it in the tree's digest."""
 
     path: bytes
     place: int
+    kind: Kind
     line: bytes
-    record: Record
+    data: bytes = field(repr=False)
+    _record: Record | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def record(self) -> Record:
+        """What its data says; parsed when it is asked for, as many pass over it. Raises Malformed."""
+        record = self._record
+        if record is None:
+            record = self._record = parse_record(self.data)
+        return record
+
+    @property
+    def link(self) -> str:
+        """What the names of one file share; '' where it has one name."""
+        return self.record.link if _LINK in self.data else ""
 
 
 class Tree:
@@ -119,9 +139,10 @@ class Tree:
         """What is recorded of a path; None: it is not in the tree."""
         with self.reading() as database:
             row = database.execute(
-                "SELECT path, place, line, data FROM tree WHERE path = ? AND kind IS NOT NULL", (path,)
+                f"SELECT {_ITEM} FROM tree WHERE path = ? AND kind IS NOT NULL",  # noqa: S608 (all ours)
+                (path,),
             ).fetchone()
-        return None if row is None else Item(row[0], row[1], row[2], parse_record(row[3]))
+        return None if row is None else _item(row)
 
     def has(self, path: bytes) -> bool:
         """Whether a path is in the tree."""
@@ -144,8 +165,7 @@ class Tree:
         yield from self._items("parent = ?", directory)
 
     def _items(self, condition: str, *values: bytes, start: bytes = b"") -> Iterator[Item]:
-        for path, place, line, data in self.listed("path, place, line, data", condition, *values, start=start):
-            yield Item(path, place, line, parse_record(data))
+        yield from map(_item, self.listed(_ITEM, condition, *values, start=start))
 
     def summary(self) -> tuple[dict[str, int], int, bytes]:
         """How many paths of each kind, the bytes of its files, and the digest over all of it."""
@@ -208,6 +228,11 @@ class Tree:
             self._database.close()
 
 
+def _item(row: tuple[Any, ...]) -> Item:
+    path, place, kind, line, data = row
+    return Item(path, place, Kind(kind), line, data)
+
+
 def _take(database: sqlite3.Connection, index: int, event: Event, data: bytes) -> None:
     """One more entry of a tree. Raises Malformed."""
     if event.type == SEALED:
@@ -231,7 +256,7 @@ def put(
     database: sqlite3.Connection,
     path: bytes,
     place: int,
-    data: bytes,
+    data: bytes | None,
     record: Record,
     *,
     dataref: str | None,

@@ -71,6 +71,17 @@ def _set_xattrs(place: int | bytes, record: Record, *, follow: bool) -> bool:
     return taken
 
 
+def is_whole(record: Record, found: os.stat_result, place: int | bytes) -> bool:
+    """Whether what is there has all attributes of a record that has no extended ones. Raises OSError."""
+    return (
+        not record.xattrs
+        and record.mtime_ns == found.st_mtime_ns
+        and record.mode == stat.S_IMODE(found.st_mode)
+        and (record.uid, record.gid) == (found.st_uid, found.st_gid)
+        and not xattrs_of(place)
+    )
+
+
 def observed(record: Record, found: os.stat_result, place: int | bytes, *, missing: Sequence[str] = ()) -> Record:
     """The record as what is there has it; what is known to be `missing`, and its content, as recorded. Raises OSError.
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -20,12 +21,20 @@ from restore.rebuild.files.attributes import observed
 from restore.rebuild.files.plan import Action, Plan
 
 _READ: Final = 2**18
+_ATTRIBUTES = struct.Struct(">III")
 
 
-def compare(directories: Directories, plan: Plan, *, told: bool) -> None:
-    """Set the step of every path that is wanted. `told`: the differences are kept. Raises OSError."""
+def compare(directories: Directories, plan: Plan, *, told: bool, fresh: bool = False) -> None:
+    """Set the step of every path that is wanted. `told`: the differences are kept. Raises OSError.
+
+    `fresh`: nothing but the root is there.
+    """
     buffer = reading_buffer()
     for item in plan.wanted():
+        if fresh and item.path != ROOT:
+            link = link_key(item)
+            plan.set(item, Action.WRITE if not link or _leads(plan, link, item.path) else Action.LINK)
+            continue
         action, stamp, there = _compare(directories, plan, item, buffer)
         plan.set(item, action, stamp)
         if told and action is not Action.KEEP:
@@ -90,7 +99,7 @@ def _shares(plan: Plan, link: str, inode: bytes, found: os.stat_result, *, leads
 
 def link_key(item: Item) -> str:
     """What names of one file share, as long as they were recorded alike; '' where it has one name."""
-    return f"{item.record.link}/{item.line.hex()}" if item.record.link else ""
+    return f"{item.link}/{item.line.hex()}" if item.link else ""
 
 
 def place_of(directories: Directories, path: bytes) -> tuple[int, bytes]:
@@ -103,6 +112,11 @@ def place_of(directories: Directories, path: bytes) -> tuple[int, bytes]:
 def content_stamp(found: os.stat_result) -> bytes:
     """What tells that a file still has the content that was verified; its change time may move on with attributes."""
     return stamp_of(found)[:32]
+
+
+def whole_stamp(found: os.stat_result) -> bytes:
+    """The same, and its attributes but the extended ones: what tells that nothing of it has changed."""
+    return content_stamp(found) + _ATTRIBUTES.pack(found.st_mode, found.st_uid, found.st_gid)
 
 
 def _same_content(directory: int, name: bytes, record: Record, found: os.stat_result, buffer: memoryview) -> bool:

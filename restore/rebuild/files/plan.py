@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ledger.capture.files.names import PATH_SIZE_MAX, ROOT, parent_of, path_of, shown
 from ledger.capture.files.record import Kind
@@ -47,12 +48,13 @@ class Step(NamedTuple):
 
 
 class Plan:
-    """What is wanted of a tree, and the step for each path of it."""
+    """What is wanted of a tree, and the step for each path of it. Safe to use from threads."""
 
     def __init__(self, tree: Tree, only: Sequence[str]) -> None:
         """Raises InvalidRequest: a part does not exist."""
         self._tree = tree
         self._parts = _parts(tree, only)
+        self._lock = threading.Lock()
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._database.executescript(_SCHEMA)
         self.differences = Differences()
@@ -97,10 +99,10 @@ class Plan:
         """Page by page, so that steps can be set meanwhile."""
         order, beyond, last = ("DESC", "<", _BEYOND) if reverse else ("ASC", ">=", b"")
         while True:
-            page = self._database.execute(
+            page = self._rows(
                 f"SELECT path FROM plan WHERE {condition} AND path {beyond} ? ORDER BY path {order} LIMIT ?",  # noqa: S608 (all ours)
                 (*values, last, PAGE),
-            ).fetchall()
+            )
             yield from (path for (path,) in page)
             if len(page) < PAGE:
                 return
@@ -112,21 +114,21 @@ class Plan:
 
     def set(self, item: Item, action: Action, stamp: bytes | None = None) -> None:
         """The first step for a path."""
-        self._database.execute(
+        self._rows(
             "INSERT INTO plan (path, kind, action, stamp) VALUES (?, ?, ?, ?)",
-            (item.path, item.record.kind.value, action.value, stamp),
+            (item.path, item.kind.value, action.value, stamp),
         )
 
     def done(self, path: bytes, stamp: bytes | None, missing: Sequence[str] = ()) -> None:
         """It is there: with what its content was verified, and what the place did not take."""
-        self._database.execute(
+        self._rows(
             "UPDATE plan SET action = ?, stamp = ?, missing = ? WHERE path = ?",
             (Action.KEEP.value, stamp, " ".join(missing), path),
         )
 
     def step(self, path: bytes) -> Step:
         """The step for a path that is wanted."""
-        row = self._database.execute("SELECT action, stamp, missing FROM plan WHERE path = ?", (path,)).fetchone()
+        (row,) = self._rows("SELECT action, stamp, missing FROM plan WHERE path = ?", (path,))
         return Step(Action(row[0]), row[1], tuple(row[2].split()))
 
     def knows(self, path: bytes) -> bool:
@@ -135,24 +137,27 @@ class Plan:
 
     def leader(self, link: str) -> tuple[bytes, bytes | None] | None:
         """The first name of a file with several, and the inode that stays; None: there was none yet."""
-        row: tuple[bytes, bytes | None] | None = self._database.execute(
-            "SELECT path, inode FROM leaders WHERE link = ?", (link,)
-        ).fetchone()
-        return row
+        found: list[tuple[bytes, bytes | None]] = self._rows("SELECT path, inode FROM leaders WHERE link = ?", (link,))
+        return found[0] if found else None
 
     def lead(self, link: str, path: bytes) -> None:
         """This is the first name of a file."""
-        self._database.execute("INSERT INTO leaders (link, path) VALUES (?, ?)", (link, path))
+        self._rows("INSERT INTO leaders (link, path) VALUES (?, ?)", (link, path))
 
     def stay(self, link: str, inode: bytes) -> None:
         """The file that is there stays, for all its names."""
-        self._database.execute("UPDATE leaders SET inode = ? WHERE link = ?", (inode, link))
+        self._rows("UPDATE leaders SET inode = ? WHERE link = ?", (inode, link))
 
     def claim(self, inode: bytes, link: str) -> bool:
         """Whether a file that is there is nobody else's by now: two that were one file are written apart."""
-        self._database.execute("INSERT OR IGNORE INTO files VALUES (?, ?)", (inode, link))
-        row = self._database.execute("SELECT link FROM files WHERE inode = ?", (inode,)).fetchone()
-        return bool(row[0] == link)
+        self._rows("INSERT OR IGNORE INTO files VALUES (?, ?)", (inode, link))
+        ((found,),) = self._rows("SELECT link FROM files WHERE inode = ?", (inode,))
+        return bool(found == link)
+
+    def _rows(self, statement: str, values: Sequence[object]) -> list[Any]:
+        """For one thread at a time."""
+        with self._lock:
+            return self._database.execute(statement, values).fetchall()
 
     def close(self) -> None:
         """Remove the spool."""

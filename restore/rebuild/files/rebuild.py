@@ -14,15 +14,16 @@ from ledger.capture.base import Restored, Restoring, View
 from ledger.capture.files.names import shown
 from ledger.capture.files.places import Directories, by_descriptor
 from ledger.capture.files.point import Point, tree_at
-from ledger.capture.files.reading import kind_of
+from ledger.capture.files.reading import kind_of, xattrs_of
 from ledger.capture.files.record import Kind, tree_line
+from ledger.capture.files.tree import Item
 from ledger.content import ContentReader
 from ledger.errors import DiskFull, InvalidRequest, RestoreFailed
 from ledger.files import is_full
 from ledger.tasks import Report
 from restore.rebuild.files.attributes import ABSENT, observed
-from restore.rebuild.files.comparing import compare, content_stamp, extras, place_of
-from restore.rebuild.files.plan import Action, Plan
+from restore.rebuild.files.comparing import compare, content_stamp, extras, place_of, whole_stamp
+from restore.rebuild.files.plan import Action, Plan, Step
 from restore.rebuild.files.staging import is_filled, staging
 from restore.rebuild.files.writing import Writing
 
@@ -57,10 +58,11 @@ async def _restore(view: View, what: Restoring, point: Point, plan: Plan, report
         return await asyncio.to_thread(_compared, place, what, point, plan)
     with staging(place, over=over) as room:
         with Directories(room.root) as directories:
-            await asyncio.to_thread(compare, directories, plan, told=over)
+            await asyncio.to_thread(compare, directories, plan, told=over, fresh=room.fresh)
             reader = await _reader(view, plan)
             writing = Writing(directories, room.work, plan, fresh=room.fresh, advance=_advancing(point, report))
-            await asyncio.to_thread(_remove, directories, writing, plan, told=over)
+            if not room.fresh:
+                await asyncio.to_thread(_remove, directories, writing, plan, told=over)
             await asyncio.to_thread(writing.make_directories)
             await writing.write_files(reader)
             await asyncio.to_thread(writing.make_others)
@@ -147,25 +149,16 @@ def _check(directories: Directories, point: Point, plan: Plan) -> _Checks:
     digest = hashlib.sha256()
     files = 0
     for item in plan.wanted():
-        step, record = plan.step(item.path), item.record
-        line = item.line
-        if ABSENT not in step.missing and not (record.kind is Kind.DIRECTORY and plan.leads_to(item.path)):
-            directory, name = place_of(directories, item.path)
-            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            fits = kind_of(found) is record.kind
-            if fits and record.kind is Kind.FILE:
-                fits = step.stamp == content_stamp(found)
-                files += 1
-            if fits:
-                seen = observed(record, found, by_descriptor(directory, name), missing=step.missing)
-                line = item.line if seen == record else seen.line()
-            if not fits or line != item.line:
+        step = plan.step(item.path)
+        if ABSENT not in step.missing and not (item.kind is Kind.DIRECTORY and plan.leads_to(item.path)):
+            if not _is_there(directories, item, step):
                 raise RestoreFailed(
                     f"{shown(item.path)} is not what was captured, although it was written so",
                     hint="let nothing else write there, then restore again",
                 )
-        digest.update(tree_line(item.path, line))
-        checks.counts[record.kind.value] = checks.counts.get(record.kind.value, 0) + 1
+            files += item.kind is Kind.FILE
+        digest.update(tree_line(item.path, item.line))
+        checks.counts[item.kind.value] = checks.counts.get(item.kind.value, 0) + 1
     checks.held = {"paths": sum(checks.counts.values()), "files": files}
     if plan.whole and not point.tree.erased:
         if digest.digest() != point.seal.digest:
@@ -174,3 +167,19 @@ def _check(directories: Directories, point: Point, plan: Plan) -> _Checks:
             )
         checks.held["trees"] = 1
     return checks
+
+
+def _is_there(directories: Directories, item: Item, step: Step) -> bool:
+    """Whether a path is what is recorded, read back, but for what the place did not take. Raises OSError."""
+    directory, name = place_of(directories, item.path)
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    place = by_descriptor(directory, name)
+    if kind_of(found) is not item.kind:
+        return False
+    if item.kind is Kind.FILE:
+        if step.stamp == whole_stamp(found) and not xattrs_of(place):
+            return True  # as it was when its content and all of its attributes were held against the record
+        if (step.stamp or b"")[: len(content_stamp(found))] != content_stamp(found):
+            return False
+    seen = observed(item.record, found, place, missing=step.missing)
+    return seen == item.record or seen.line() == item.line

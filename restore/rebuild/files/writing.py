@@ -6,10 +6,10 @@ import asyncio
 import os
 import shutil
 import stat
-from collections import OrderedDict
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,15 +18,14 @@ from ledger.capture.files.places import Directories, by_descriptor
 from ledger.capture.files.record import Kind, Record
 from ledger.capture.files.tree import Item
 from ledger.content import ContentReader
-from ledger.errors import RestoreFailed
-from restore.rebuild.files.attributes import ABSENT, set_attributes
-from restore.rebuild.files.comparing import content_stamp, holds, link_key, place_of, reading_buffer
+from ledger.errors import Fenced, RestoreFailed
+from restore.rebuild.files.attributes import ABSENT, is_whole, set_attributes
+from restore.rebuild.files.comparing import content_stamp, holds, link_key, place_of, reading_buffer, whole_stamp
 from restore.rebuild.files.plan import Action, Plan
 
-WINDOW_FILES: Final = 2_048
-WINDOW_CHUNKS: Final = 32_768
+WINDOW_FILES: Final = 1_024
+WINDOW_CHUNKS: Final = 16_384
 """How many files, or chunks of content, are written together: their packs are read once."""
-OPEN_MAX: Final = 64
 CHECKERS: Final = 2
 
 _TYPES: Final = {
@@ -142,8 +141,11 @@ class Writing:
         """Every file whose content is not there. Raises OSError, Tampered, RestoreFailed, StoreUnavailable."""
         with ThreadPoolExecutor(CHECKERS, thread_name_prefix="check") as checkers:
             placing: asyncio.Task[None] | None = None
+            windows = self._windows()
+            looking = asyncio.ensure_future(asyncio.to_thread(next, windows, None))
             try:
-                for window in self._windows():
+                while (window := await looking) is not None:
+                    looking = asyncio.ensure_future(asyncio.to_thread(next, windows, None))
                     await self._fill(window, reader)
                     if placing is not None:
                         await placing
@@ -151,8 +153,7 @@ class Writing:
                 if placing is not None:
                     await placing
             finally:
-                if placing is not None:
-                    await asyncio.gather(placing, return_exceptions=True)
+                await asyncio.gather(looking, *([] if placing is None else [placing]), return_exceptions=True)
 
     def _windows(self) -> Iterator[list[_Made]]:
         window: list[_Made] = []
@@ -168,36 +169,29 @@ class Writing:
             yield window
 
     async def _fill(self, window: Sequence[_Made], reader: ContentReader | None) -> None:
-        with_content: list[_Made] = []
-        for made in window:
-            if made.item.record.manifest is not None:
-                with_content.append(made)  # made when the first of its content comes
-            else:
-                descriptor = self._create(made)
-                try:
-                    _scatter(descriptor, made.item.record, 0, made.item.record.inline or b"")
-                finally:
-                    os.close(descriptor)
-        if not with_content:
-            return
-        assert reader is not None, "there is content, so there is a reader"
-        files = _Files(self._create, self._open)
+        with_content = [made for made in window if made.item.record.manifest is not None]
+        inline = [made for made in window if made.item.record.manifest is None]
+        filling = _Filling(self._root, self._create, self._open)
         try:
-            manifests = (made.item.record.manifest for made in with_content)
-            async for piece in reader.scatter(manifest for manifest in manifests if manifest is not None):
-                made = with_content[piece.content]
-                _scatter(files.open(made), made.item.record, piece.offset, piece.data)
+            await asyncio.to_thread(filling.write_inline, inline)
+            if with_content:
+                assert reader is not None, "there is content, so there is a reader"
+                manifests = (made.item.record.manifest for made in with_content)
+                await reader.scatter(
+                    (manifest for manifest in manifests if manifest is not None),
+                    lambda piece: filling.write(with_content[piece.content], piece.offset, piece.data),
+                )
         finally:
-            files.close()
+            await asyncio.to_thread(filling.close)
 
-    def _create(self, made: _Made) -> int:
-        descriptor = self._open(made, os.O_CREAT | os.O_EXCL)
+    def _create(self, made: _Made, root: Directories) -> int:
+        descriptor = self._open(made, root, os.O_CREAT | os.O_EXCL)
         if made.item.record.extents is not None:
             os.ftruncate(descriptor, made.item.record.size)  # there may be a hole at its end
         return descriptor
 
-    def _open(self, made: _Made, more: int = 0, root: Directories | None = None) -> int:
-        directory, name = self._made(made, root or self._root)
+    def _open(self, made: _Made, root: Directories, more: int = 0) -> int:
+        directory, name = self._made(made, root)
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | more
         return os.open(name, flags, 0o600, dir_fd=directory)
 
@@ -225,7 +219,7 @@ class Writing:
 
     def _check(self, made: _Made, root: Directories, buffer: memoryview) -> tuple[list[str], bytes]:
         record = made.item.record
-        descriptor = self._open(made, root=root)
+        descriptor = self._open(made, root)
         try:
             if not holds(descriptor, record, buffer):
                 raise RestoreFailed(
@@ -233,7 +227,8 @@ class Writing:
                     hint="check the disk it was written to, then restore again",
                 )
             missing = set_attributes(descriptor, record)
-            return missing, content_stamp(os.fstat(descriptor))
+            found = os.fstat(descriptor)
+            return missing, (whole_stamp if is_whole(record, found, descriptor) else content_stamp)(found)
         finally:
             os.close(descriptor)
 
@@ -284,31 +279,69 @@ def _is_directory(directory: int, name: bytes) -> bool:
         return False
 
 
-class _Files:
-    """The files being written; those used last are open."""
+class _Filling:
+    """Writes the files of a window, from several threads: each has its own way to the directories."""
 
-    def __init__(self, create: Callable[[_Made], int], reopen: Callable[[_Made], int]) -> None:
+    def __init__(
+        self,
+        root: Directories,
+        create: Callable[[_Made, Directories], int],
+        reopen: Callable[[_Made, Directories], int],
+    ) -> None:
+        self._root = root
         self._create = create
         self._reopen = reopen
-        self._open: OrderedDict[int, int] = OrderedDict()
-        self._made: set[int] = set()
+        self._changed = threading.Condition()
+        self._created: set[int] = set()
+        self._idle: list[Directories] = []
+        self._writing = 0
+        self._closed = False
 
-    def open(self, made: _Made) -> int:
-        """A descriptor, valid until the next call."""
-        number = made.number
-        descriptor = self._open.get(number)
-        if descriptor is None:
-            descriptor = self._open[number] = (self._reopen if number in self._made else self._create)(made)
-            self._made.add(number)
-            if len(self._open) > OPEN_MAX:
-                os.close(self._open.popitem(last=False)[1])
-        self._open.move_to_end(number)
-        return descriptor
+    def write(self, made: _Made, offset: int, data: bytes) -> None:
+        """Bytes of a file's stored content; the first of them make the file. Raises OSError."""
+        with self._directories() as root:
+            with self._changed:  # who comes with more of a file finds it made
+                create = made.number not in self._created
+                self._created.add(made.number)
+                descriptor = self._create(made, root) if create else -1
+            if not create:
+                descriptor = self._reopen(made, root)
+            try:
+                _scatter(descriptor, made.item.record, offset, data)
+            finally:
+                os.close(descriptor)
+
+    def write_inline(self, window: Sequence[_Made]) -> None:
+        """Files whose content is in their records. Raises OSError."""
+        for made in window:
+            self.write(made, 0, made.item.record.inline or b"")
+
+    @contextmanager
+    def _directories(self) -> Iterator[Directories]:
+        """For one thread. Raises Fenced: it is closed."""
+        with self._changed:
+            if self._closed:
+                raise Fenced("this restore was stopped", hint="start it again: it goes on")
+            self._writing += 1
+            root = self._idle.pop() if self._idle else None
+        try:
+            root = root or self._root.again()
+            yield root
+        finally:
+            with self._changed:
+                self._writing -= 1
+                if root is not None:
+                    self._idle.append(root)
+                self._changed.notify_all()
 
     def close(self) -> None:
-        """Close all of them."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+        """Nothing is being written on return, or ever will be."""
+        with self._changed:
+            self._closed = True
+            while self._writing:
+                self._changed.wait()
+        for root in self._idle:
+            root.close()
 
 
 def _scatter(descriptor: int, record: Record, offset: int, data: bytes) -> None:

@@ -28,6 +28,7 @@ class AlarmKind(StrEnum):
     SITE_UNREACHABLE = "site-unreachable"
     SITE_DAMAGED = "site-damaged"
     SITE_QUOTA = "site-quota"
+    SITE_UNLOCKED = "site-unlocked"
     DISK = "disk-nearly-full"
     CERTIFICATE = "certificate-expiring"
     ASSET_UNCOVERED = "asset-uncovered"

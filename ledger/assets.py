@@ -21,7 +21,7 @@ from ledger.core.entry import Entry, decode_entry
 from ledger.core.event import Event, event_time_us
 from ledger.errors import InvalidRequest, Malformed
 from ledger.grades import grade_of, grades
-from ledger.kinds import CHECKED, check_options, check_secrets, kind_of, nearest
+from ledger.kinds import CHECKED, KINDS, check_options, check_secrets, kind_of, nearest
 from ledger.store.base import EntryStore, Selection, StoredEntry
 
 ASSET_SOURCE: Final = "urn:jinshi:asset:"
@@ -41,6 +41,7 @@ _TYPES: Final = frozenset(
         acts.ASSET_RESUMED,
         acts.ASSET_RETIRED,
         acts.ASSET_DEGRADED,
+        acts.ASSET_LEFT,
         acts.ASSET_RECOVERED,
         MARK_SET,
     }
@@ -59,7 +60,8 @@ class Asset:
 
     `options` are its kind's (kinds.py); `secrets` say where secrets are, by what they are for; `problems` are what its
     last capture could not do (empty: nothing); `gaps` is what its grade demands, was not there when it was registered,
-    and was accepted then. `since_us`: when it was added (the recordedtime of that entry).
+    and was accepted then. `since_us`: when it was added (the recordedtime of that entry). `left`: retired, and nothing
+    of its captures is at its system any more.
     """
 
     name: str
@@ -75,11 +77,17 @@ class Asset:
     problems: tuple[str, ...] = ()
     gaps: tuple[str, ...] = ()
     since_us: int = field(default=0, compare=False)
+    left: bool = False
 
     @property
     def active(self) -> bool:
         """Whether it is under protection: paused ones are, retired ones are not."""
         return not self.retired
+
+    @property
+    def leaves(self) -> str:
+        """What its captures leave at its system, and would do harm there, in words; '': nothing, or no more."""
+        return "" if self.left or self.kind not in KINDS else KINDS[self.kind].left
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -229,6 +237,8 @@ class Assets:
 
     def _apply_act(self, type_: str, name: str, data: dict[str, JsonValue]) -> None:
         known = self._assets.get(name)
+        if known is not None and known.retired and type_ == acts.ASSET_LEFT:
+            self._assets[name] = replace(known, left=True)
         if known is None or known.retired:
             return
         match type_, data:
@@ -317,6 +327,12 @@ def resumed(origin: str, name: str, *, at: int) -> Event:
 def retired(origin: str, name: str, reason: str, *, at: int) -> Event:
     """`asset.retired.v1`: it is protected no more; what is recorded of it stays."""
     return _act(origin, acts.ASSET_RETIRED, name, {"name": name, "reason": reason}, at)
+
+
+def left(origin: str, name: str, removed: Sequence[str], *, gone: bool, at: int) -> Event:
+    """`asset.left.v1`: nothing of its captures is at its system any more: it was removed, or the system is `gone`."""
+    lines: list[JsonValue] = list(removed)
+    return _act(origin, acts.ASSET_LEFT, name, {"name": name, "removed": lines, "gone": gone}, at)
 
 
 def degraded(origin: str, name: str, problems: Sequence[str], *, at: int) -> Event:

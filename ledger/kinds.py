@@ -130,10 +130,7 @@ def _kinds(*kinds: Kind) -> Mapping[str, Kind]:
     return MappingProxyType({kind.name: kind for kind in kinds})
 
 
-SLOTS: Final = (
-    "its replication slots stay on the server, which keeps its log for them until its disk is full: drop them there "
-    "(SELECT slot_name FROM pg_replication_slots; pg_drop_replication_slot)"
-)
+SLOTS: Final = "its replication slots stay on the server, which keeps its log for them until its disk is full"
 
 # `within` is where `restore group` puts an asset in its directory, where that is not a place of the asset's own name.
 # `beside` names what lies beside an asset and is known to need no protection: jinshi doctor does not ask about it.
@@ -160,6 +157,7 @@ KINDS: Final = _kinds(
             "publication": TEXT,
             "slot": TEXT,
             "when_lost": _one_of("fail", "copy"),
+            "record_roles": FLAG,
             "every_s": SECONDS,
             "digest_every_s": SECONDS,
             "beside": TEXTS,

@@ -32,6 +32,8 @@ class Check(StrEnum):
     DRILL = "drill"
     PLACE = "place"
     BESIDE = "beside"
+    LEFT = "left"
+    RETENTION = "retention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class SiteFacts:
-    """One site: how much it has verified and cosigned, and why its copy does not count now ('': it does)."""
+    """One site: how much it has verified and cosigned, and why its copy does not count now ('': it does).
+
+    `retention_days`: for how long it keeps what it holds, None: for ever; `lock_days`: how long Object Lock does, 0: it
+    has none; `unlocked`: why it locks nothing, although it should.
+    """
 
     name: str
     role: str
     size: int
     trouble: str = ""
     damaged: bool = False
+    retention_days: int | None = None
+    lock_days: int = 0
+    unlocked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +110,19 @@ def findings(
     return [
         *_sites(facts.asset, grade, sites),
         *_copies(facts, grade, sites),
+        *_retention(facts.asset, grade, sites),
         *_acknowledged(facts, grade, sites),
         *_capture(facts, grade, now_us, grace_s),
         *_drill(facts, grade, sites, drills, now_us),
     ]
+
+
+def left_behind(asset: Asset) -> list[Finding]:
+    """What a retired asset has left at its system, where it would do harm."""
+    if not asset.retired or not asset.leaves:
+        return []
+    todo = f"jinshi asset retire {asset.name} --drop-slots; where the server is no more: --server-gone"
+    return [Finding(asset.name, Check.LEFT, f"it is retired, and {asset.leaves}", todo)]
 
 
 def _sites(asset: Asset, grade: Grade, sites: Sequence[SiteFacts]) -> list[Finding]:
@@ -126,6 +144,27 @@ def _copies(facts: AssetFacts, grade: Grade, sites: Sequence[SiteFacts]) -> list
             todo = f"jinshi scrub {damaged}, which heals it from another copy"
         found.append(Finding(facts.asset.name, Check.COPIES, what, todo))
     return found
+
+
+def _retention(asset: Asset, grade: Grade, sites: Sequence[SiteFacts]) -> list[Finding]:
+    """Sites that the grade counts on, and that keep or lock what they hold for less time than it demands."""
+    found: list[tuple[str, str]] = []
+    demanded = f"grade {grade.level} demands {_days(grade.retention_days)}"
+    for site in (site for site in sites if grade.demands(site.role)):
+        if site.unlocked:
+            todo = f"switch it on again at the bucket; then: jinshi scrub {site.name}, jinshi site extend {site.name}"
+            found.append((f"site {site.name} does not lock what is written there: {site.unlocked}", todo))
+        if site.retention_days is not None and site.retention_days < grade.retention_days:
+            kept = f"site {site.name} keeps what it holds for {_days(site.retention_days)}; {demanded}"
+            found.append((kept, "add a site that keeps it for longer, or amend the grade"))
+        if 0 < site.lock_days < grade.retention_days:
+            todo = f"raise its lock_days in jinshi.json; then: jinshi site extend {site.name}"
+            found.append((f"site {site.name} locks what it holds for {_days(site.lock_days)}; {demanded}", todo))
+    return [Finding(asset.name, Check.RETENTION, what, todo) for what, todo in found]
+
+
+def _days(count: int) -> str:
+    return render.count(count, "day", "days")
 
 
 def _why_not(site: SiteFacts, facts: AssetFacts, grade: Grade) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.assets.beside import Looked, look_beside
 from cli.assets.coverage import Finding, SiteFacts
 from cli.assets.watching import Watch
 from cli.config import S3Place, parse_place
+from cli.sites.guarding import Guard, guard_of
 from cli.sites.scrub_alarms import result_of
 from cli.system import SystemClock
 from cli.wiring.ledgers import OpenLedger
@@ -24,7 +25,10 @@ from ledger.store.base import Selection
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """Every active asset with what was found of it; `notes` say what was not looked at to the end."""
+    """Every active asset, and retired ones that have left something at their system, with what was found of it.
+
+    `notes` say what was not looked at to the end.
+    """
 
     assets: Sequence[tuple[Asset, Sequence[Finding]]]
     notes: Sequence[str]
@@ -54,13 +58,27 @@ async def examine(ledger: OpenLedger, sites: Sequence[SiteFacts], *, beside: boo
     """
     entries, clock = ledger.searched, SystemClock()
     watch = Watch(entries, ledger.origin, clock, Registry(entries), AssetLagMeter(entries, clock))
-    scrubbed = [await _with_scrub(ledger, site) for site in sites]
+    scrubbed = [with_guard(await _with_scrub(ledger, site), await _guard(ledger, site.name)) for site in sites]
     found = await watch.look(scrubbed, await read_sources(ledger.store))
     looked = Looked()
     if beside and found:
-        looked = await look_beside([asset for asset, _ in found], ledger.environment, own_directories(ledger))
+        active = [asset for asset, _ in found if asset.active]
+        looked = await look_beside(active, ledger.environment, own_directories(ledger))
         looked.notes += _same_disk(ledger)
     return Examined([(asset, [*of_it, *looked.of(asset)]) for asset, of_it in found], looked.notes)
+
+
+async def _guard(ledger: OpenLedger, name: str) -> Guard | None:
+    """What guards the copy at a site; None: it cannot be asked."""
+    settings = next((site for site in ledger.settings.sites if site.name == name), None)
+    return None if settings is None else await guard_of(ledger, settings)
+
+
+def with_guard(site: SiteFacts, guard: Guard | None) -> SiteFacts:
+    """A site, with for how long it keeps what it holds."""
+    if guard is None:
+        return site
+    return replace(site, retention_days=guard.retention_days, lock_days=guard.lock_days, unlocked=guard.trouble)
 
 
 async def _with_scrub(ledger: OpenLedger, site: SiteFacts) -> SiteFacts:
@@ -69,7 +87,7 @@ async def _with_scrub(ledger: OpenLedger, site: SiteFacts) -> SiteFacts:
     for stored in await ledger.searched.select(what, limit=1):
         result = result_of(decode_entry(stored.entry).event)
         if result is not None and not result.whole and not site.trouble:
-            return SiteFacts(site.name, site.role, site.size, f"is damaged: {result.what}", damaged=True)
+            return replace(site, trouble=f"is damaged: {result.what}", damaged=True)
     return site
 
 

@@ -15,6 +15,7 @@ from ledger.assets import (
     added,
     amended,
     check_asset,
+    left,
     paused,
     read_assets,
     resumed,
@@ -133,6 +134,20 @@ async def resume(session: Session, name: str) -> Registered:
 async def retire(session: Session, name: str, reason: str) -> Registered:
     """It is protected no more; what is recorded stays. Raises InvalidRequest."""
     return await _turn(session, name, reason, lambda asset: replace(asset, retired=True), retired)
+
+
+async def record_left(session: Session, name: str, removed: Sequence[str], *, gone: bool) -> int | None:
+    """A retired asset has left nothing at its system any more; the index of the entry. Raises InvalidRequest."""
+
+    def decide(assets: Assets, known: Known) -> list[Decided]:
+        asset = assets.find(name)
+        if asset is None or not asset.retired:  # it was taken back meanwhile
+            raise InvalidRequest(f"{name} is not retired", hint="see jinshi asset show")
+        made = replace(asset, left=True)
+        return [(made, left(known.origin, name, removed, gone=gone, at=assets.revision(name)))]
+
+    (registered,) = await _record(session, decide, declaring=False)
+    return registered.index
 
 
 async def _turn(

@@ -18,18 +18,29 @@ from ledger.store.base import Selection
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One asset; `sealed` is the index of its last sealing entry and when that was recorded, None: there is none."""
+    """One asset; `sealed` is the index of its last sealing entry and when that was recorded, None: there is none.
+
+    `first` is the first one: from then on its points can be restored.
+    """
 
     asset: Asset
     ack: AckPolicy
     sealed: tuple[int, str] | None
+    first: tuple[int, str] | None
 
     @property
     def last_point(self) -> str:
         """For people."""
         if self.asset.kind in KINDS and not KINDS[self.asset.kind].sealing:
             return "every event"
-        return "none yet" if self.sealed is None else f"{render.moment(self.sealed[1])} (entry {self.sealed[0]})"
+        return _point(self.sealed)
+
+    @property
+    def first_point(self) -> str:
+        """For people."""
+        if self.asset.kind in KINDS and not KINDS[self.asset.kind].sealing:
+            return "the first event"
+        return _point(self.first)
 
     @property
     def state(self) -> str:
@@ -42,15 +53,23 @@ class Shown:
 
     @property
     def json(self) -> dict[str, object]:
-        sealed = None if self.sealed is None else {"index": self.sealed[0], "recorded": self.sealed[1]}
         return {
             **self.asset.to_json(),
             "ack": str(self.ack),
             "paused": self.asset.paused,
             "retired": self.asset.retired,
             "problems": list(self.asset.problems),
-            "last_point": sealed,
+            "first_point": _as_json(self.first),
+            "last_point": _as_json(self.sealed),
         }
+
+
+def _point(point: tuple[int, str] | None) -> str:
+    return "none yet" if point is None else f"{render.moment(point[1])} (entry {point[0]})"
+
+
+def _as_json(point: tuple[int, str] | None) -> dict[str, object] | None:
+    return None if point is None else {"index": point[0], "recorded": point[1]}
 
 
 async def shown_assets(
@@ -61,7 +80,15 @@ async def shown_assets(
         assets = await read_assets(ledger.searched)
         sources = await read_sources(ledger.store)
         chosen = _chosen(assets, name, group, retired=retired)
-        return [Shown(one, sources.ack_of(one.sources[-1]), await _sealed(ledger, one)) for one in chosen]
+        return [
+            Shown(
+                one,
+                sources.ack_of(one.sources[-1]),
+                await _sealed(ledger, one, newest=True),
+                await _sealed(ledger, one, newest=False),
+            )
+            for one in chosen
+        ]
 
 
 def _chosen(assets: Assets, name: str | None, group: str | None, *, retired: bool) -> list[Asset]:
@@ -72,11 +99,11 @@ def _chosen(assets: Assets, name: str | None, group: str | None, *, retired: boo
     return assets.all() if retired else assets.active()
 
 
-async def _sealed(ledger: OpenLedger, asset: Asset) -> tuple[int, str] | None:
+async def _sealed(ledger: OpenLedger, asset: Asset, *, newest: bool) -> tuple[int, str] | None:
     sealing = KINDS[asset.kind].sealing if asset.kind in KINDS else ""
     if not sealing:
         return None
-    what = Selection(source=asset.source, type=sealing, newest_first=True)
+    what = Selection(source=asset.source, type=sealing, newest_first=newest)
     for stored in await ledger.searched.select(what, limit=1):
         return stored.index, decode_entry(stored.entry).recordedtime
     return None

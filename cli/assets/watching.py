@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cli.assets.coverage import AssetFacts, DrillFacts, Finding, SiteFacts, findings
+from cli.assets.coverage import AssetFacts, DrillFacts, Finding, SiteFacts, findings, left_behind
 from ledger.asset_lag import AssetLagMeter
 from ledger.assets import Asset, Registry
 from ledger.core.acts import DRILLED, acts_source
@@ -43,10 +43,12 @@ class Watch:
         self._since: dict[tuple[str, int], int] = {}
 
     async def look(self, sites: Sequence[SiteFacts], sources: Sources) -> list[tuple[Asset, list[Finding]]]:
-        """Every active asset with what is found of it. Raises StoreUnavailable."""
-        assets = (await self._registry.assets()).active()
+        """Every active asset with what is found of it, and what retired ones have left. Raises StoreUnavailable."""
+        registered = await self._registry.assets()
+        assets = registered.active()
+        left = [(asset, behind) for asset in registered.all() if (behind := left_behind(asset))]
         if not assets:
-            return []
+            return left
         lags = await self._lag.of(assets, {site.size for site in sites})
         head = (await self._entries.head()).size
         # Up to the last drill of all: until there is another one, nothing is searched for.
@@ -67,7 +69,7 @@ class Watch:
             )
             grade = grade_of(asset.grade)
             found.append((asset, findings(facts, grade, sites, drills, now_us, grace_s=self._grace_s)))
-        return found
+        return found + left
 
     async def _seen(self, asset: Asset, head: int) -> tuple[_Found | None, _Found | None]:
         """Its last sealing entry, and its last sign of life."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+import os
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,6 +36,7 @@ Bars = Callable[[str], Report]
 class Request:
     """What to restore, and how. `places`: where each asset goes; `into`: the directory of all that are not in it.
 
+    `stands_in`: `into` is an empty directory in place of one that would be made.
     `sets` and `secrets` count in place of the options and secrets that an asset was registered with: where it is
     restored much may be elsewhere than where it was captured.
     """
@@ -46,6 +49,7 @@ class Request:
     secrets: Mapping[str, str] = field(default_factory=dict)
     replace: bool = False
     dry_run: bool = False
+    stands_in: bool = False
 
     def place_of(self, asset: Asset) -> str:
         """Where an asset goes. Raises InvalidRequest: nobody has said."""
@@ -99,11 +103,13 @@ async def restore_assets(
     async with aclosing(_copies(root, environment, where, request, bars, say)) as copies:
         try:
             async for chosen, proven in copies:
-                _check_places(request, [one.asset for one in proven.assets])
-                for one in proven.assets:
-                    before = outcomes.get(one.asset.name)
-                    if before is None or isinstance(before.error, Tampered):
-                        outcomes[one.asset.name] = await _restored(one, chosen, request, environment, bars)
+                with _standing_in(request) as tried:
+                    _check_places(tried, [one.asset for one in proven.assets])
+                    for one in proven.assets:
+                        before = outcomes.get(one.asset.name)
+                        if before is None or isinstance(before.error, Tampered):
+                            done = await _restored(one, chosen, tried, environment, bars)
+                            outcomes[one.asset.name] = replace(done, place=request.place_of(one.asset))
                 damaged = [one for one in outcomes.values() if isinstance(one.error, Tampered)]
                 if not damaged:
                     break
@@ -167,6 +173,21 @@ async def _check_passphrase(ledger: OpenLedger, where: Where) -> None:
         await kek.wrap_many([(bytes(KEY_SIZE), b"probe")])
 
 
+@contextmanager
+def _standing_in(request: Request) -> Iterator[Request]:
+    """The same request; where nothing is to be written, an empty directory stands for one that is not there yet.
+
+    Raises InvalidRequest: it could not be made.
+    """
+    if request.into is None or not request.dry_run or os.path.lexists(request.into):
+        yield request
+        return
+    if not request.into.absolute().parent.is_dir():
+        raise InvalidRequest(f"{request.into} cannot be made (No such file or directory)", hint="check the path")
+    with tempfile.TemporaryDirectory(prefix="jinshi-dry-run-") as empty:
+        yield replace(request, into=Path(empty), stands_in=True)
+
+
 # -- the assets -------------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +202,7 @@ def _check_places(request: Request, assets: Sequence[Asset]) -> None:
     places = [(request.place_of(asset), str(asset.options.get("name", ""))) for asset in assets]
     if len(set(places)) != len(places):
         raise InvalidRequest("two assets would go to the same place", hint="give each a --place of its own")
-    if request.into is not None and not request.dry_run:
+    if request.into is not None and (not request.dry_run or request.stands_in):
         try:
             request.into.mkdir(parents=False, exist_ok=True)
             for asset in assets:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.assets import registering
+from cli.assets import leaving, registering
 from cli.assets.registering import Registered
 from cli.assets.showing import Shown, shown_assets
 from cli.display import render
@@ -51,6 +51,8 @@ RESUME_EXAMPLES = """[bold]Examples[/]
 RETIRE_EXAMPLES = """[bold]Examples[/]
 
   jinshi asset retire www --reason "switched off for good"
+  jinshi asset retire 人口库 --reason "moved" --drop-slots
+  jinshi asset retire 人口库 --server-gone                      # retired before, and its server is no more
 """
 
 asset_app = typer.Typer(help="The systems under protection, each with its grade.", no_args_is_help=True)
@@ -153,6 +155,8 @@ def show(context: typer.Context, name: Name, json: Json = False) -> None:
             "acknowledged by": str(one.ack),
             "sites": ", ".join(f"{count} {role}" for role, count in grade.sites.items()),
             "drill": f"every {grade.drill_days} days",
+            "kept for": f"at least {grade.retention_days} days",
+            "points since": one.first_point,
             "last point": one.last_point,
             "state": one.state,
         }
@@ -213,11 +217,41 @@ def resume(context: typer.Context, name: Name, json: Json = False) -> None:
 
 
 @asset_app.command(epilog=RETIRE_EXAMPLES)
-def retire(context: typer.Context, name: Name, reason: Reason, json: Json = False) -> None:
-    """End the protection of an asset. What is recorded of it stays, and can be restored."""
-    registered = _turn(context, lambda session: registering.retire(session, name, reason), "retired", json=json)
-    if left := kind_of(registered.asset.kind).left:
-        render.warn(f"{name}: {left}")
+def retire(
+    context: typer.Context,
+    name: Name,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is recorded.")] = "",
+    drop_slots: Annotated[
+        bool, typer.Option("--drop-slots", help="Remove its replication slots and the like from its server.")
+    ] = False,
+    server_gone: Annotated[
+        bool, typer.Option("--server-gone", help="Its server is no more, nor what is there.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """End the protection of an asset. What is recorded of it stays, and can be restored.
+
+    What its captures have made at its server has to go from there: jinshi doctor says so until it has. Of an asset that
+    is retired already, --drop-slots and --server-gone do that alone.
+    """
+    session = session_of(context)
+    leaving_too = drop_slots or server_gone
+    if not (leaving_too and run_async(lambda: leaving.known_as_retired(session, name))):
+        if not reason:
+            raise InvalidRequest(f"why {name} is retired is not said", hint="give --reason TEXT")
+        registered = _turn(context, lambda session: registering.retire(session, name, reason), "retired", json=json)
+        if not registered.asset.leaves:
+            return
+        if not leaving_too:
+            render.warn(f"{name}: {registered.asset.leaves}: jinshi asset retire {name} --drop-slots")
+            return
+    left = run_async(lambda: leaving.leave(session, name, gone=server_gone))
+    if json:
+        render.print_json({"name": name, "removed": list(left.removed), "gone": server_gone, "index": left.index})
+        return
+    for line in left.removed:
+        render.say(render.one_line(f"removed: {line}"))
+    render.say(render.one_line(f"{name} has left nothing at its server; recorded as entry {left.index}"))
 
 
 def _turn(

@@ -10,6 +10,7 @@ from cli.commands.browse import AtOption
 from cli.display import render
 from cli.session import Session, run_async, session_of
 from cli.wiring.views import open_view
+from ledger.capture.postgres.messages import Actor
 from ledger.capture.postgres.rows import RowChange, row_history
 from ledger.capture.postgres.state import newest_seals
 from ledger.core.canonical import JsonValue
@@ -43,7 +44,7 @@ def rows(
 ) -> None:
     """Show every recorded change of a row: when, by which transaction, from what to what.
 
-    A row that gets another key is followed. Which role made a change PostgreSQL does not tell.
+    A row that gets another key is followed. Who made a change is known where the asset has the option record_roles.
     """
     run_async(lambda: _rows(session_of(context), name, table, key, database, at, json))
 
@@ -71,15 +72,26 @@ async def _rows(
             if len(steps) > SHOWN_MAX:
                 raise InvalidRequest(f"the row has more than {SHOWN_MAX} changes", hint="add --json, which shows all")
     if steps:
-        render.table(("ENTRY", "TIME", "WHAT", "TRANSACTION", "CHANGE"), map(_cells, steps))
+        told = any(step.actor is not None for step in steps)
+        titles = ("ENTRY", "TIME", "WHAT", "TRANSACTION", *(["WHO"] if told else []), "CHANGE")
+        render.table(titles, [_cells(step, told=told) for step in steps])
 
 
-def _cells(step: RowChange) -> tuple[str, ...]:
+def _cells(step: RowChange, *, told: bool) -> tuple[str, ...]:
     transaction = "" if step.xid is None else f"{step.xid} at {step.lsn}"
     if step.origin is not None:
         transaction += f" from {step.origin}"
     moment = "" if step.time is None else render.moment(step.time)
-    return str(step.index), moment, step.op, transaction, _change(step)
+    who = [_who(step.actor)] if told else []
+    return str(step.index), moment, step.op, transaction, *who, _change(step)
+
+
+def _who(actor: Actor | None) -> str:
+    if actor is None:
+        return ""
+    acted = f" as {actor.current_user}" if actor.current_user != actor.session_user else ""
+    program = f", {actor.application}" if actor.application else ""
+    return render.one_line(f"{actor.session_user}{acted} ({actor.client}{program})")
 
 
 def _change(step: RowChange) -> str:
@@ -105,4 +117,5 @@ def _as_json(step: RowChange) -> dict[str, JsonValue]:
         "origin": step.origin,
         "old": None if step.old is None else dict(step.old),
         "new": None if step.new is None else dict(step.new),
+        "actor": None if step.actor is None else step.actor._asdict(),
     }

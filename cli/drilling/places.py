@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from cli.wiring.kinds import drivers_of
-from cli.wiring.protected_postgres import open_place
 from ledger.assets import Asset
-from ledger.capture.postgres.base import Session
-from ledger.capture.postgres.catalog import quoted
-from ledger.errors import CaptureFailed, InvalidRequest, StoreUnavailable
+from ledger.errors import InvalidRequest, StoreUnavailable
 from restore.rebuild.places import remove as discard
-
-POSTGRES: Final = "postgres"
-COMMANDS: Final = "commands"
-EVENTS: Final = "events"
-STDOUT: Final = "-"
-FILE: Final = "file:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +40,8 @@ def places_for(assets: Sequence[Asset], given: Mapping[str, str], scratch: Path)
         drivers = drivers_of(asset.kind)
         if asset.name in given:
             of[asset.name] = given[asset.name]
-        elif asset.kind == COMMANDS and "load" in asset.options:
-            missing[asset.name] = f"its load command needs a place: {drivers.place}"
+        elif drivers.needs_place_with in asset.options:
+            missing[asset.name] = f"its {drivers.needs_place_with} command needs a place: {drivers.place}"
         elif drivers.place_in:
             of[asset.name] = drivers.place_in.replace("{}", str(scratch / str(number)))
         else:
@@ -62,34 +51,25 @@ def places_for(assets: Sequence[Asset], given: Mapping[str, str], scratch: Path)
 
 def path_of(asset: Asset, place: str) -> Path | None:
     """The file or directory that a place is; None: it is a database, a URL or stdout."""
-    is_path = {
-        POSTGRES: False,
-        COMMANDS: place.startswith(FILE) or "/" in place,
-        EVENTS: place != STDOUT and "://" not in place,
-    }.get(asset.kind, True)
-    if not is_path:
-        return None
-    return Path(place.removeprefix(FILE) if asset.kind == COMMANDS else place).absolute()
+    return drivers_of(asset.kind).path_of(place)
 
 
 async def check_new(asset: Asset, place: str) -> None:
-    """Whether a database is not there yet, so that it may be removed afterwards. Raises InvalidRequest, Unavailable."""
-    if asset.kind != POSTGRES:
-        return
-    async with _server(place) as (server, database):
-        there = await server.fetch("SELECT 1 FROM pg_database WHERE datname = %s", database)
+    """Whether nothing is there yet, so that it may be removed afterwards. Raises InvalidRequest, Unavailable."""
+    rehearsal = drivers_of(asset.kind).rehearsal
+    there = "" if rehearsal is None else await rehearsal.what_is_at(place)
     if there:
         raise InvalidRequest(
-            f"the database {database!r} to drill {asset.name} into is there already",
-            hint="a drill makes its database, and removes it: name another",
+            f"{there} to drill {asset.name} into is there already",
+            hint="a drill makes its place, and removes it: name another",
         )
 
 
 async def remove(asset: Asset, place: str) -> str:
     """Remove what a drill has restored there. What stays, in words; '': nothing does. Raises Unavailable."""
-    if asset.kind == POSTGRES:
-        async with _server(place) as (server, database):
-            await server.script(f"DROP DATABASE IF EXISTS {quoted(database)} WITH (FORCE)")
+    rehearsal = drivers_of(asset.kind).rehearsal
+    if rehearsal is not None:
+        await rehearsal.remove(place)
         return ""
     path = path_of(asset, place)
     if path is None:
@@ -101,14 +81,3 @@ async def remove(asset: Asset, place: str) -> str:
             f"{path} cannot be removed ({error.strerror})", hint="remove it by hand: it holds what was restored"
         ) from error
     return ""
-
-
-@asynccontextmanager
-async def _server(url: str) -> AsyncIterator[tuple[Session, str]]:
-    """A connection beside the database that a URL names, and that database's name. Raises StoreUnavailable."""
-    source = open_place(url)
-    try:
-        async with source.session("template1" if source.database == "postgres" else "postgres") as server:
-            yield server, source.database
-    except CaptureFailed as error:
-        raise StoreUnavailable(f"{source.where}: {error.what}", hint="check the server that --to names") from error

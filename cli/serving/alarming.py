@@ -15,6 +15,7 @@ from cryptography import x509
 from cli.display.logs import get_logger
 from cli.display.render import duration
 from cli.serving.covering import Covering, unchanged
+from cli.serving.guarding import Guards
 from cli.serving.webhook import Webhook
 from cli.sites.scrub_alarms import ScrubAlarms
 from cli.system import SystemClock
@@ -59,7 +60,8 @@ class Alarming:
         self._webhook = None if settings.webhook is None else Webhook(settings.webhook)
         self._expires_s = None if certificate is None else _end_of(certificate)
         self._clock = SystemClock()
-        self._covering = Covering(writable, service, unreachable_s=settings.unreachable_s)
+        self._guards = Guards(writable.ledger)
+        self._covering = Covering(writable, service, self._guards, unreachable_s=settings.unreachable_s)
         self._scrubs = ScrubAlarms(writable.ledger.store, service.acknowledging)
         self._standing: set[Key] = set()
         self._unrecorded: list[Event] = []
@@ -83,6 +85,7 @@ class Alarming:
                 await asyncio.sleep(LOOK_EVERY_S)
         finally:
             await self._covering.close()
+            await self._guards.close()
             if sending is not None:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
@@ -130,6 +133,7 @@ class Alarming:
 
     async def _readings(self) -> list[Reading]:
         found = [reading for one in self._service.acknowledging.standings for reading in await self._of_site(one)]
+        found += self._guards.readings(self._standing)
         found += await self._covering.readings(self._standing)
         found += await self._of_assets()
         found.append(disk_reading(self._writable.ledger.paths.root, self._settings.disk_free_percent))

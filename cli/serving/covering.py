@@ -10,10 +10,11 @@ from typing import Final
 
 from cli.assets.beside import Looked, look_beside
 from cli.assets.coverage import Finding, SiteFacts
-from cli.assets.doctor import own_directories
+from cli.assets.doctor import own_directories, with_guard
 from cli.assets.watching import Watch
 from cli.display.logs import get_logger
 from cli.display.render import duration
+from cli.serving.guarding import Guards
 from cli.system import SystemClock
 from cli.wiring.ledgers import WritableLedger
 from ledger.acknowledging import Standing
@@ -32,8 +33,9 @@ UNKNOWN_S: Final = 60.0
 class Covering:
     """Looks after the assets of a ledger that is served. `unreachable_s`: when a site that is away counts no more."""
 
-    def __init__(self, writable: WritableLedger, service: Service, *, unreachable_s: float) -> None:
+    def __init__(self, writable: WritableLedger, service: Service, guards: Guards, *, unreachable_s: float) -> None:
         self._writable = writable
+        self._guards = guards
         self._service = service
         self._unreachable_s = unreachable_s
         self._watch: Watch | None = None
@@ -57,7 +59,7 @@ class Covering:
             found = await self._watch.look(self._sites(), self._service.sources)
         except StoreUnavailable:  # said by whatever else needs the store
             return unchanged(AlarmKind.ASSET_UNCOVERED, standing)
-        self._look_beside([asset for asset, _ in found])
+        self._look_beside([asset for asset, _ in found if asset.active])
         known = self._is_known()
         return [reading_of(asset, [*of_it, *self._beside.of(asset)], known=known) for asset, of_it in found]
 
@@ -85,7 +87,7 @@ class Covering:
             trouble = f"is damaged: {one.error if one.tampered else one.damage}"
         elif away_s > self._unreachable_s:
             trouble = f"cannot be reached for {duration(away_s)}: {one.error}"
-        return SiteFacts(one.name, one.role, one.has, trouble, damaged)
+        return with_guard(SiteFacts(one.name, one.role, one.has, trouble, damaged), self._guards.of(one.name))
 
     # -- beside, in a task of its own: it may take a while --
 
@@ -118,6 +120,8 @@ def reading_of(asset: Asset, findings: Sequence[Finding], *, known: bool) -> Rea
     if findings:
         more = f" (and {len(findings) - 1} more: jinshi doctor)" if findings[1:] else ""
         what = f"asset {asset.name} is not protected as grade {asset.grade} demands: {findings[0].what}{more}"
+        if asset.retired:
+            what = f"asset {asset.name}: {findings[0].what}"
     return Reading(
         AlarmKind.ASSET_UNCOVERED,
         asset.name,

@@ -5,14 +5,40 @@ Which options a kind takes is in ledger/kinds.py. A new kind is one function her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
 
+from ledger.assets import Asset
 from ledger.capture.base import Capture, Rebuild, Subject
 from ledger.errors import InvalidRequest
 
+STDOUT: Final = "-"
+FILE: Final = "file:"
+
 Secrets = Mapping[str, Callable[[], str]]
 """By name, what looks up a secret of the asset, anew at each call; it blocks. Raises InvalidRequest, Unavailable."""
+
+
+Leave = Callable[[Asset, Secrets], Awaitable[Sequence[str]]]
+"""What was removed, a line each. Raises InvalidRequest, Unavailable, CaptureFailed."""
+
+
+class Rehearsal(Protocol):
+    """Places of a kind that are no paths, and that a drill may make and remove. Raises InvalidRequest, Unavailable."""
+
+    async def what_is_at(self, place: str) -> str:
+        """What is there already, in words; '': nothing."""
+        ...
+
+    async def remove(self, place: str) -> None:
+        """Remove what a drill has restored there."""
+        ...
+
+
+def _as_path(place: str) -> Path | None:
+    return Path(place).absolute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +49,9 @@ class Drivers:
     `every_s`: how often it is captured where its options say nothing else; None: it watches for changes by itself.
     `place`: what `--to` means, for people. `place_in`: where `restore group` puts it in its directory, `{}` being the
     asset's name there; '': somewhere else, which has to be said. `sets`: what `--set` may say of a restore.
+    `leave`: removes what captures have made at the system, where they make anything. `path_of`: the file or directory
+    that a place is, None: it is something else. `needs_place_with`: an asset with this option goes where somebody says,
+    whatever `place_in` is. `rehearsal`: how drills look at places that are no paths, where they can be removed again.
     """
 
     capture: Callable[[Subject, Secrets], Capture] | None
@@ -31,6 +60,10 @@ class Drivers:
     place_in: str = ""
     sets: tuple[str, ...] = ()
     every_s: int | None = None
+    leave: Leave | None = None
+    path_of: Callable[[str], Path | None] = _as_path
+    needs_place_with: str = ""
+    rehearsal: Rehearsal | None = None
 
 
 def drivers_of(kind: str) -> Drivers:
@@ -47,7 +80,16 @@ def _commands() -> Drivers:
     from restore.rebuild.commands import CommandsRebuild
 
     place = "what stands for {to} in the load command, or file:PATH for the dump itself"
-    return Drivers(CommandsCapture, CommandsRebuild, place, "file:{}.dump", every_s=EVERY_S, sets=("load", "timeout_s"))
+    return Drivers(
+        CommandsCapture,
+        CommandsRebuild,
+        place,
+        "file:{}.dump",
+        every_s=EVERY_S,
+        sets=("load", "timeout_s"),
+        path_of=lambda to: _as_path(to.removeprefix(FILE)) if to.startswith(FILE) or "/" in to else None,
+        needs_place_with="load",
+    )
 
 
 def _config() -> Drivers:
@@ -61,7 +103,12 @@ def _events() -> Drivers:
     from restore.rebuild.events import rebuild_events
 
     return Drivers(
-        None, lambda _: rebuild_events, "- (stdout), a URL, or a new file", "{}.jsonl", sets=("after", "mode")
+        None,
+        lambda _: rebuild_events,
+        "- (stdout), a URL, or a new file",
+        "{}.jsonl",
+        sets=("after", "mode"),
+        path_of=lambda to: None if to == STDOUT or "://" in to else _as_path(to),
     )
 
 
@@ -73,20 +120,28 @@ def _files() -> Drivers:
 
 
 def _postgres() -> Drivers:
-    from cli.wiring.protected_postgres import DatabasesCapture, open_place
+    from cli.wiring.protected_postgres import DatabaseRehearsal, DatabasesCapture, leave, open_place
     from restore.rebuild.postgres import rebuild_postgres
 
     place = "a database to be made, as postgresql://USER@HOST/DATABASE"
-    return Drivers(DatabasesCapture, lambda _: rebuild_postgres(open_place), place, sets=("database", "lsn"))
+    return Drivers(
+        DatabasesCapture,
+        lambda _: rebuild_postgres(open_place),
+        place,
+        sets=("database", "lsn"),
+        leave=leave,
+        path_of=lambda _: None,
+        rehearsal=DatabaseRehearsal(),
+    )
 
 
 def _postgres_cluster() -> Drivers:
     from ledger.capture.physical import ClusterCapture
-    from ledger.capture.physical.capture import EVERY_S
+    from ledger.capture.physical.capture import EVERY_S, leave
     from restore.rebuild.physical import rebuild_cluster
 
     place, sets = "a directory, where the cluster's data directory will be", ("bin", "lsn", "run_as", "time")
-    return Drivers(ClusterCapture, lambda _: rebuild_cluster, place, "{}", every_s=EVERY_S, sets=sets)
+    return Drivers(ClusterCapture, lambda _: rebuild_cluster, place, "{}", every_s=EVERY_S, sets=sets, leave=leave)
 
 
 _KINDS: Mapping[str, Callable[[], Drivers]] = {

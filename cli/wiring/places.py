@@ -87,6 +87,20 @@ async def probe_place(url: str, environment: Environment, *, name: str) -> Probe
     return await probe(_client(url, place, environment), place.bucket, place.prefix, name=name)
 
 
+async def lock_problem(url: str, environment: Environment, key: str) -> str:
+    """Why a bucket that locked what is written does so no more (ledger/store/s3_probe.py); '': it does.
+
+    `key`: of an object that is written again and again, below the place. Raises as `probe_place`.
+    """
+    place = parse_place(url)
+    if not isinstance(place, S3Place):
+        return ""
+    from ledger.store.s3_probe import lock_problem
+
+    prefix = f"{place.prefix.strip('/')}/" if place.prefix.strip("/") else ""
+    return await lock_problem(_client(url, place, environment), place.bucket, prefix + key)
+
+
 def _client(url: str, place: S3Place, environment: Environment) -> S3Client:
     if environment.access_key is None or environment.secret_key is None:
         raise InvalidRequest(

@@ -305,7 +305,7 @@ class _Replay:
         for keyid, key, what in whole.content:
             if keyid is None or keyid not in erased:
                 findings.add(key, what)
-        detail = f"{whole.packs_count:,} packs that {whole.content_count:,} entries refer to are there, whole"
+        detail = f"whole and there: packs: {whole.packs_count:,}, for entries: {whole.content_count:,}"
         return findings.check(name, f"{detail}; {elsewhere}" if elsewhere else detail)
 
 

@@ -105,19 +105,19 @@ def parse_postgres(url: str, password: str | None) -> PostgresPlace:
     return _parse(url, password, "the URL of the ledger's store", f"neither sqlite nor {SCHEME}://")
 
 
-def parse_dsn(dsn: str) -> PostgresPlace:
+def parse_dsn(dsn: str, *, named: str = "the secret dsn") -> PostgresPlace:
     """Where a protected server is, out of the secret `dsn` of its asset: as `parse_postgres`, but with the password.
 
-    Raises InvalidRequest, which never shows the secret.
+    `named`: what it is, for people. Raises InvalidRequest, which never shows it: there may be a password in it.
     """
     try:
         parts = urlsplit(dsn)
         password = None if parts.password is None else unquote(parts.password)
         login, at, host = parts.netloc.rpartition("@")
         bare = parts._replace(netloc=login.partition(":")[0] + at + host)
-        return _parse(bare.geturl(), password, "the secret dsn", f"no {SCHEME}://")
+        return _parse(bare.geturl(), password, named, f"no {SCHEME}://")
     except ValueError as error:
-        raise InvalidRequest("the secret dsn cannot be read", hint=_DSN_HINT) from error
+        raise InvalidRequest(f"{named} cannot be read", hint=_DSN_HINT) from error
     except InvalidRequest as error:
         raise InvalidRequest(error.what, hint=_DSN_HINT) from error
 

@@ -83,6 +83,42 @@ async def probe(
         raise type(error)(f"site {name!r}: {error.what}", hint=error.hint) from error
 
 
+async def lock_problem(client: S3Client, bucket: str, key: str) -> str:
+    """Why what is written to a bucket that was made to lock it is not locked any more; '': it is, or cannot be told.
+
+    What is configured is asked for, and the lock of the object under `key`, one that is written again and again.
+
+    Raises:
+        StoreUnavailable: the bucket cannot be reached.
+    """
+    return await asyncio.to_thread(_lock_problem, client, bucket, key)
+
+
+def _lock_problem(client: S3Client, bucket: str, key: str) -> str:
+    where = f"s3://{bucket}"
+    try:
+        if client.get_bucket_versioning(Bucket=bucket).get("Status") != "Enabled":
+            return f"versioning of {where} is off: what is overwritten is lost"
+        try:
+            found = client.get_object_lock_configuration(Bucket=bucket)
+            if found.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") != "Enabled":
+                return f"Object Lock of {where} is off"
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code == "ObjectLockConfigurationNotFoundError":
+                return f"Object Lock of {where} is off"
+            if code not in ("AccessDenied", "NotImplemented"):  # then the object below has to tell
+                raise
+        about = client.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+            return ""  # nothing was written yet
+        raise explain(error, where=where, bucket=bucket, key=key) from error
+    except BotoCoreError as error:
+        raise explain(error, where=where, bucket=bucket, key=key) from error
+    return "" if about.get("ObjectLockRetainUntilDate") else f"{where} has stored {key} without its lock"
+
+
 class _Prober:
     def __init__(self, client: S3Client, bucket: str, folder: str, ports: tuple[int, int]) -> None:
         self._ports = ports

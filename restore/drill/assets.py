@@ -62,7 +62,7 @@ def _restored(drill: Rehearsed) -> str:
     if drill.error is not None:
         raise drill.error
     restored = _of(drill)
-    what = ", ".join(f"{count:,} {name}" for name, count in restored.counts.items())
+    what = ", ".join(f"{name}: {count:,}" for name, count in restored.counts.items())
     return f"{what}, as sealed by entry {restored.sealed} of {drill.size:,}"
 
 

@@ -124,7 +124,7 @@ async def check_writable(restored: EntryStore, clock: Clock, origin: str) -> str
 
 def check_compared(compared: Mapping[str, int]) -> str:
     """A restore has compared something with what was captured. Raises CheckFailed: it was not held against anything."""
-    held = ", ".join(f"{count:,} {what}" for what, count in compared.items() if count)
+    held = ", ".join(f"{what}: {count:,}" for what, count in compared.items() if count)
     if not held:
         raise CheckFailed("nothing of what was restored was compared with what was captured")
     return f"the same as captured: {held}"

@@ -1,41 +1,52 @@
 """What many changes of a table come to: the fewest statements that bring an earlier copy of it up to date.
 
-Bounded by `Folding`, which flushes when enough has been taken in. Pure, but for `flush` and `move`, which speak SQL.
+Bounded by `Folding` (postgres_folding.py), which flushes when enough has been taken in. Pure, but for `flush` and
+`move`, which speak SQL.
+`postgres_merge.py` has the other way: changes that are taken in while the copy is loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+import struct
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Final, cast
 
 from ledger.capture.postgres.base import Session
 from ledger.capture.postgres.catalog import copied_as, literal, quoted, table_name
-from ledger.capture.postgres.copytext import copy_line
-from ledger.capture.postgres.events import Counted, Table
-from ledger.capture.postgres.pgoutput import UNCHANGED, Relation, Row
-from ledger.capture.postgres.transactions import DELETE, INSERT, TRUNCATE, UPDATE, Change
+from ledger.capture.postgres.events import Table
+from ledger.capture.postgres.messages import DELETE, INSERT, TRUNCATE, UPDATE, Change
+from ledger.capture.postgres.pgoutput import UNCHANGED, Insert, Relation, Row, Update, decode_message
 from ledger.errors import Malformed
+from restore.rebuild.postgres_merge import blocks_of, merge_counted, merge_keyed
 
-BLOCK_ROWS: Final = 1_000
-FOLDED_SIZE_MAX: Final = 16 * 2**20
-"""So many bytes of changes are taken in before they are applied."""
 STAGED: Final = "pg_temp.jinshi_staged"
 
 Key = tuple[str | None, ...]
+
+# Of messages (PostgreSQL documentation, "Logical Replication Message Formats").
+_COUNT: Final = struct.Struct(">H")
+_OID: Final = struct.Struct(">I").unpack_from
+_UPDATED, _DELETED = b"UD"
+_NEW, _KEY, _TEXT, _UNCHANGED = b"NKtu"
 
 
 class KeyedFold:
     """A table whose rows are told apart by their replica identity: the last state of every row that was changed.
 
-    A row is None when it is gone, and has UNCHANGED where it keeps what the copy has.
+    A row is None when it is gone, and has UNCHANGED where it keeps what the copy has. One that came as a whole stays
+    the message it came in until it is applied: most are changed again before that.
     """
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._places = [table.columns.index(name) for name in table.key]
-        self._rows: dict[Key, Row | None] = {}
+        self._rows: dict[Key, Row | bytes | None] = {}
         self._emptied = False
         self._flushed = False
+        self._width = _COUNT.pack(len(table.columns))
+        ordered = self._places == sorted(self._places)
+        # Of each column up to the last one of the key, whether it belongs to it.
+        self._walk = [place in self._places for place in range(max(self._places) + 1)] if ordered else []
 
     def take(self, change: Change, relation: Relation) -> bool:
         """One more change. False: flush, then apply it with `move`. Raises Malformed: it is not of this table."""
@@ -57,7 +68,7 @@ class KeyedFold:
             return True
         assert kind == UPDATE
         row = self._checked(new, relation)
-        known = self._rows.get(before)
+        known = row_of(self._rows.get(before))
         if known is not None and UNCHANGED in row:
             row = [old if value is UNCHANGED else value for value, old in zip(row, known, strict=True)]
         after = self._key(row)
@@ -67,6 +78,40 @@ class KeyedFold:
             self._rows[before] = None
         self._rows[after] = row
         return True
+
+    def take_message(self, data: bytes) -> bool:
+        """A change as the server sent it, if it need not be taken apart. False: decode it, then `take` it."""
+        kind, mark = data[0], data[5]
+        if data[6:8] != self._width or not self._walk:
+            return False
+        if kind == _DELETED:
+            if mark != _KEY:
+                return False
+        elif mark != _NEW or (kind == _UPDATED and _UNCHANGED in data):
+            return False
+        try:
+            key = self._key_in(data)
+        except (IndexError, struct.error, UnicodeDecodeError):
+            return False  # decoding it says what is wrong
+        if key is None:
+            return False
+        self._rows[key] = None if kind == _DELETED else data
+        return True
+
+    def _key_in(self, data: bytes) -> Key | None:
+        key: list[str] = []
+        at = 8
+        for is_key in self._walk:
+            if data[at] == _TEXT:
+                start = at + 5
+                at = start + _OID(data, at + 1)[0]
+                if is_key:
+                    key.append(data[start:at].decode())
+            elif is_key:
+                return None
+            else:
+                at += 1
+        return (*key,)
 
     def _key(self, row: Row) -> Key:
         return tuple(cast("str | None", row[place]) for place in self._places)
@@ -83,11 +128,35 @@ class KeyedFold:
             await session.script(f"TRUNCATE ONLY {name}")
         elif self._rows:
             await self._replace(session, name)
-        await _insert(
-            session, self._table, (row for row in self._rows.values() if row is not None and not _partly(row))
+        await _insert(session, self._table, (row for row in self._all() if row is not None and not _partly(row)))
+        self.forget()
+        self._flushed = True
+
+    def merged(self, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The rows of the copy as they are with what was taken in, in place of `flush`."""
+        if not self._rows and not self._emptied:
+            return blocks
+        partly = {key: row for key, row in self._rows.items() if isinstance(row, list) and _partly(row)}
+        return merge_keyed(
+            _nothing() if self._emptied else blocks,
+            self._places,
+            (key for key in self._rows if key not in partly),
+            partly,
+            (row for row in self._all() if row is not None and not _partly(row)),
         )
+
+    def _all(self) -> Iterator[Row | None]:
+        return map(row_of, self._rows.values())
+
+    def forget(self) -> None:
+        """What was taken in was applied."""
         self._rows.clear()
-        self._emptied, self._flushed = False, True
+        self._emptied = False
+
+    @property
+    def held(self) -> int:
+        """How many rows are in memory."""
+        return len(self._rows)
 
     async def _replace(self, session: Session, name: str) -> None:
         """Take out the rows that are gone or come as a whole; change those of which only a part came."""
@@ -95,11 +164,11 @@ class KeyedFold:
         same = " AND ".join(f"t.{quoted(one)} = s.{quoted(one)}" for one in self._table.key)
         if self._flushed:  # a second time: looking for rows by reading the whole table would cost more
             await session.script(f"CREATE INDEX IF NOT EXISTS {quoted(index_name(self._table))} ON {name} ({keys})")
-        whole = (cast(Row, [*key]) for key, row in self._rows.items() if row is None or not _partly(row))
+        whole = (cast(Row, [*key]) for key, row in zip(self._rows, self._all(), strict=True) if not _partly(row or []))
         await self._staged(session, keys, whole, f"DELETE FROM ONLY {name} t USING {STAGED} s WHERE {same}")  # noqa: S608 (quoted)
         by_known: dict[tuple[int, ...], list[Row]] = {}
         for row in self._rows.values():
-            if row is not None and _partly(row):
+            if isinstance(row, list) and _partly(row):
                 known = tuple(place for place, value in enumerate(row) if value is not UNCHANGED)
                 by_known.setdefault(known, []).append([row[place] for place in known])
         for known, rows in by_known.items():
@@ -113,7 +182,7 @@ class KeyedFold:
         """Run a statement with these rows of some columns at hand."""
         name = table_name(self._table)
         await session.script(f"CREATE TEMP TABLE jinshi_staged AS SELECT {columns} FROM {name} WITH NO DATA")  # noqa: S608 (quoted)
-        await session.copy_in(f"COPY {STAGED} FROM STDIN", _blocks(rows))
+        await session.copy_in(f"COPY {STAGED} FROM STDIN", blocks_of(rows))
         await session.script(f"ANALYZE {STAGED}; {statement}; DROP TABLE {STAGED}")
 
     async def move(self, session: Session, change: Change) -> None:
@@ -177,8 +246,23 @@ class CountedFold:
             self._table,
             (cast(Row, [*key]) for key, count in self._counts.items() for _ in range(max(0, count))),
         )
+        self.forget()
+
+    def merged(self, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """As `KeyedFold.merged`."""
+        if not self._counts and not self._emptied:
+            return blocks
+        return merge_counted(_nothing() if self._emptied else blocks, self._counts)
+
+    def forget(self) -> None:
+        """As `KeyedFold.forget`."""
         self._counts.clear()
         self._emptied = False
+
+    @property
+    def held(self) -> int:
+        """As `KeyedFold.held`."""
+        return len(self._counts)
 
     async def _take_out(self, session: Session, name: str, fewer: Iterable[tuple[Key, int]]) -> None:
         """Compared as text: not every type has an equality."""
@@ -187,7 +271,7 @@ class CountedFold:
         staged = _hash([f"c{number}" for number in range(len(self._table.columns))])
         await session.script(f"CREATE TEMP TABLE jinshi_staged ({texts}{', ' if texts else ''}fewer bigint)")
         await session.copy_in(
-            f"COPY {STAGED} FROM STDIN", _blocks(cast(Row, [*key, str(count)]) for key, count in fewer)
+            f"COPY {STAGED} FROM STDIN", blocks_of(cast(Row, [*key, str(count)]) for key, count in fewer)
         )
         await session.script(
             f"ANALYZE {STAGED}; DELETE FROM ONLY {name} WHERE ctid IN (SELECT place FROM ("  # noqa: S608 (quoted)
@@ -202,45 +286,22 @@ class CountedFold:
         raise AssertionError("every change of such a table can be counted")
 
 
-class Folding:
-    """Changes on their way to the tables they are of."""
-
-    def __init__(self, session: Session, tables: Sequence[Counted]) -> None:
-        self._session = session
-        self._since = {one.table.oid: one.copied_lsn for one in tables}
-        self._folds: dict[int, KeyedFold | CountedFold] = {one.table.oid: _fold_of(one.table) for one in tables}
-        self._touched: set[int] = set()
-        self._size = 0
-        self.changes = 0
-
-    async def take(self, changes: Sequence[Change], relations: Sequence[Relation], lsn: int, size: int) -> None:
-        """More changes of a transaction committed at `lsn`, of so many bytes. Raises Malformed, CaptureFailed."""
-        for change in changes:
-            for number in change[1] if change[0] == TRUNCATE else (change[1],):
-                relation = relations[number]
-                since = self._since.get(relation.oid)
-                if since is None or lsn < since:
-                    continue  # a table that is gone or was not asked for, or what its copy has already
-                fold = self._folds[relation.oid]
-                self._touched.add(relation.oid)
-                self.changes += 1
-                if not fold.take(change, relation):
-                    await fold.flush(self._session)
-                    await fold.move(self._session, change)
-        self._size += size or 200
-        if self._size >= FOLDED_SIZE_MAX:
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Apply what was taken in."""
-        for oid in sorted(self._touched):
-            await self._folds[oid].flush(self._session)
-        self._touched.clear()
-        self._size = 0
+Fold = KeyedFold | CountedFold
 
 
-def _fold_of(table: Table) -> KeyedFold | CountedFold:
-    return KeyedFold(table) if table.identity == "key" else CountedFold(table)
+async def _nothing() -> AsyncIterator[bytes]:
+    """The copy of a table that was truncated since."""
+    return
+    yield b""
+
+
+def row_of(row: Row | bytes | None) -> Row | None:
+    """A row that is a message still. Raises Malformed."""
+    if not isinstance(row, bytes):
+        return row
+    message = decode_message(row)
+    assert isinstance(message, Insert | Update), "nothing else is kept"
+    return message.new
 
 
 def index_name(table: Table) -> str:
@@ -267,15 +328,4 @@ def _literal(value: str | bool | None) -> str:
 
 
 async def _insert(session: Session, table: Table, rows: Iterable[Row]) -> None:
-    await session.copy_in(f"COPY {copied_as(table)} FROM STDIN", _blocks(rows))
-
-
-async def _blocks(rows: Iterable[Row]) -> AsyncIterator[bytes]:
-    block: list[bytes] = []
-    for row in rows:
-        block.append(copy_line(cast("list[str | None]", row)))
-        if len(block) == BLOCK_ROWS:
-            yield b"".join(block)
-            block.clear()
-    if block:
-        yield b"".join(block)
+    await session.copy_in(f"COPY {copied_as(table)} FROM STDIN", blocks_of(rows))

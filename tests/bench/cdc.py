@@ -61,14 +61,8 @@ async def _changes(scratch: Path, server: PostgresServer, rounds: int) -> None:
         async def theirs(number: int) -> float:
             async with source.session("postgres") as session:
                 end = format_lsn(await current_lsn(session))
-            options = [
-                "-o",
-                "proto_version=1",
-                "-o",
-                "publication_names=everything",
-                "-f",
-                str(scratch / f"r-{number}"),
-            ]
+            options = ["-d", "postgres", "-o", "proto_version=1", "-o", "publication_names=everything"]
+            options += ["-f", str(scratch / f"r-{number}")]
             with stopwatch() as watch:
                 tool(server, "pg_recvlogical", "--start", "-S", "theirs", "--endpos", end, *options)
             return TRANSACTIONS * CHANGES_EACH / watch.seconds

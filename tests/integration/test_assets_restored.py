@@ -167,6 +167,12 @@ def test_content_that_is_damaged_in_one_copy_comes_from_the_next_one(jinshi: Jin
         data = bytearray(pack.read_bytes())
         data[len(data) // 2] ^= 1  # in a chunk: what its table says is a scrub's to read
         pack.write_bytes(data)
+    tried = jinshi("restore", "group", "g", "--from", "remote", "--to", tmp_path / "restored", "--dry-run", "--json")
+    assert [(each["name"], each["place"]) for each in tried.json["assets"]] == [
+        ("one", f"file:{tmp_path}/restored/one.dump"),
+        ("two", f"{tmp_path}/restored/two"),
+    ]
+    assert not (tmp_path / "restored").exists()
     shown = jinshi("restore", "group", "g", "--to", tmp_path / "restored", "--json")
     assert [(each["name"], each["from"]) for each in shown.json["assets"]] == [("one", "remote"), ("two", "primary")]
     assert "not restored from primary: one (" in shown.stderr

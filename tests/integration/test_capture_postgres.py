@@ -13,6 +13,7 @@ import pytest
 from ledger.capture.base import Captured, Restored, Restoring
 from ledger.capture.postgres import stream as ledger_stream
 from ledger.capture.postgres.base import Copier
+from ledger.capture.postgres.messages import Actor
 from ledger.capture.postgres.rows import row_history
 from ledger.capture.postgres.source import PsycopgSource
 from ledger.capture.postgres.transactions import TRANSACTION
@@ -343,6 +344,39 @@ async def test_what_became_of_a_row(server: PostgresServer, database: str, ledge
     ]
     with pytest.raises(InvalidRequest, match="no table"):
         [step async for step in row_history(ledger.view(), ASSET, database, "public.none", ["1"])]
+
+
+async def test_who_changed_a_row(server: PostgresServer, database: str, ledger: Recording) -> None:
+    """Said by a trigger of ours, where the asset asks for it: also of new tables, in spite of savepoints, once each."""
+    sql(server, "CREATE TABLE t (id int PRIMARY KEY, name text)", "INSERT INTO t VALUES (1, 'a')", database=database)
+    sql(server, "CREATE ROLE clerk", "GRANT SELECT, UPDATE ON t TO clerk", database=database)
+    capture = ledger.capture(source_of(server, database), record_roles=True)
+    await capture.once()
+    sql(
+        server,
+        "UPDATE t SET name = 'b'",
+        "SET application_name = 'desk 7'; SET ROLE clerk",
+        "BEGIN; SAVEPOINT s; UPDATE t SET name = 'x'; ROLLBACK TO s; UPDATE t SET name = 'c'; COMMIT",
+        "BEGIN; UPDATE t SET name = 'd'; RESET ROLE; UPDATE t SET name = 'e'; COMMIT",
+        "CREATE TABLE later (id int PRIMARY KEY)",
+        database=database,
+    )
+    await capture.once()
+    sql(server, "INSERT INTO later VALUES (1)", "DELETE FROM t", database=database)
+    sealed = await capture.once()
+    assert not sealed.problems
+    steps = [step async for step in row_history(ledger.view(), ASSET, database, "public.t", ["1"])]
+    mine, clerk = Actor(USER, USER, "", "127.0.0.1"), Actor(USER, "clerk", "desk 7", "127.0.0.1")
+    assert [step.actor for step in steps] == [None, mine, clerk, clerk, mine._replace(application="desk 7"), mine]
+    (new,) = [step async for step in row_history(ledger.view(), ASSET, database, "public.later", ["1"])]
+    assert new.actor == mine
+    await restored(ledger, server)
+    assert not sql(server, "SELECT 1 FROM pg_trigger WHERE tgname ~ 'jinshi'", database="back")
+    assert not sql(server, "SELECT 1 FROM pg_namespace WHERE nspname ~ 'jinshi'", database="back")
+    await ledger.capture(source_of(server, database)).once()  # it is asked for no more
+    assert not sql(server, "SELECT 1 FROM pg_trigger WHERE tgname ~ 'jinshi'", database=database)
+    sql(server, "DROP DATABASE back")
+    sql(server, "DROP OWNED BY clerk", "DROP ROLE clerk", database=database)
 
 
 async def test_somebodys_own_publication(server: PostgresServer, database: str, ledger: Recording) -> None:

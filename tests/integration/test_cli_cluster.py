@@ -36,3 +36,6 @@ def test_a_cluster_is_protected_and_restored_by_the_command(tmp_path: Path) -> N
             assert dump(restored) == dump(server) != before
         failed = jinshi("restore", "asset", "人口库", "--to", place, *run_as, code=2)
         assert "is not empty" in failed.stderr
+        left = jinshi("asset", "retire", "人口库", "--reason", "moved", "--drop-slots")
+        assert "removed: replication slot jinshi_" in left.out
+        assert not sql(server, "SELECT 1 FROM pg_replication_slots")

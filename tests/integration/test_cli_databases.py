@@ -33,3 +33,16 @@ def test_a_database_is_protected_from_the_command_line(tmp_path: Path) -> None:
         assert address not in shown, "where it is stays out of the ledger"
         retired = jinshi("asset", "retire", "人口库", "--reason", "moved")
         assert "its replication slots stay on the server" in retired.stderr, "which would fill its disk in silence"
+        assert "--drop-slots" in jinshi("doctor", "--no-beside", code=1).out
+
+        server.stop()
+        away = jinshi("asset", "retire", "人口库", "--drop-slots", code=4)
+        assert "what it left at its server cannot be removed" in away.stderr
+        assert [one["check"] for one in jinshi("doctor", "--json", code=1).json["assets"][0]["findings"]] == ["left"]
+        server.start()
+        removed = jinshi("asset", "retire", "人口库", "--drop-slots", "--json").json["removed"]
+        assert len(removed) == 3, removed
+        assert not sql(server, "SELECT 1 FROM pg_replication_slots")
+        assert not sql(server, "SELECT 1 FROM pg_publication", database="population")
+        jinshi("doctor")
+        assert "has left nothing" in jinshi("asset", "retire", "人口库", "--drop-slots", code=2).stderr

@@ -72,7 +72,7 @@ def test_an_asset_comes_back_from_a_site_and_leaves_nothing_behind(jinshi: Jinsh
     assert recorded["data"] == {key: value for key, value in report.items() if key != "index"}
     assert "asset.restored.v1" not in types_of(jinshi), "a rehearsal is no restore"
     shown = jinshi("drill", "run", "--asset", "档案", "--from", "remote").out
-    assert "passed  compared: the same as captured: 3 paths, 2 files, 1 trees" in shown
+    assert "passed  compared: the same as captured: paths: 3, files: 2, trees: 1" in shown
     assert "档案 (grade 1)" in shown
 
 

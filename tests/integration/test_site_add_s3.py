@@ -206,3 +206,29 @@ def test_a_reference_that_leads_nowhere_is_one_line_and_shows_no_secret(
         ended = jinshi("site", "add", "cloud", place, "--credentials", reference, code=(2, 4))
         assert said in ended.stderr, ended.stderr
         assert "wJalr" not in ended.stderr
+
+
+def test_a_lock_that_is_gone_afterwards_is_found(client: S3Client, seaweed: S3Server, jinshi: Jinshi) -> None:
+    """What `site add` has found out need not stay so: the doctor asks the bucket again."""
+    bucket, other = new_bucket(client, lock=True), new_bucket(client, versions=True)
+    jinshi("site", "add", "remote", url(seaweed, bucket), "--lock-days", 400, "--accept", "ports")
+    registered = ("--kind", "events", "--grade", "3", "--owner", "hall", "--set", "sources=urn:permits")
+    jinshi("asset", "add", "permits", *registered)
+    jinshi("replicate", "--once")
+    assert found(jinshi) == ["site remote locks what it holds for 400 days; grade 3 demands 730 days"]
+
+    # This server takes neither versions nor locks from a bucket that has them; an operator moves it to one without.
+    for key in {key for key, _ in every_version(client, bucket)}:
+        client.copy_object(Bucket=other, Key=key, CopySource={"Bucket": bucket, "Key": key})
+    assert jinshi.ledger is not None
+    settings = jinshi.ledger / "jinshi.json"
+    settings.write_text(settings.read_text().replace(bucket, other))
+    assert found(jinshi)[0] == f"site remote does not lock what is written there: Object Lock of s3://{other} is off"
+    client.put_bucket_versioning(Bucket=other, VersioningConfiguration={"Status": "Suspended"})
+    assert f"versioning of s3://{other} is off" in found(jinshi)[0]
+
+
+def found(jinshi: Jinshi) -> list[str]:
+    """What the doctor says of the one asset."""
+    (asset,) = jinshi("doctor", "--no-beside", "--json", code=1).json["assets"]
+    return [one["what"] for one in asset["findings"]]

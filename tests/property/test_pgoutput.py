@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.capture.postgres.copytext import copy_line, parse_copy_line
-from ledger.capture.postgres.events import Table
+from ledger.capture.postgres.events import Counted, Table
+from ledger.capture.postgres.messages import DELETE, INSERT, TRUNCATE, UPDATE, Decoder
 from ledger.capture.postgres.pgoutput import (
     UNCHANGED,
     Begin,
@@ -18,16 +20,18 @@ from ledger.capture.postgres.pgoutput import (
     Commit,
     Delete,
     Insert,
+    Message,
     Origin,
     Relation,
+    Told,
     Truncate,
     TypeName,
     Update,
     Value,
     decode_message,
 )
-from ledger.capture.postgres.transactions import DELETE, INSERT, TRUNCATE, UPDATE
-from restore.rebuild.postgres_fold import CountedFold, KeyedFold
+from restore.rebuild.postgres_fold import CountedFold, Fold, KeyedFold
+from restore.rebuild.postgres_folding import Folding
 from tests.support.postgres_parsers import encode_message
 
 OIDS = st.integers(0, 2**32 - 1)
@@ -47,6 +51,7 @@ MESSAGES = st.one_of(
     st.builds(Update, OIDS, st.none(), ROWS, ROWS) | st.builds(Update, OIDS, ROWS, st.none(), ROWS),
     st.builds(Update, OIDS, st.none(), st.none(), ROWS),
     st.builds(Delete, OIDS, ROWS.filter(bool), st.none()) | st.builds(Delete, OIDS, st.none(), ROWS),
+    st.builds(Told, st.booleans(), LSNS, TEXTS, st.binary(max_size=20)),
     st.builds(Truncate, st.lists(OIDS, min_size=1, max_size=4).map(tuple), st.booleans(), st.booleans()),
 )
 
@@ -127,6 +132,86 @@ async def test_a_fold_is_what_the_changes_come_to(seed: int, steps: int, window:
     for fold, session in folds:
         await fold.flush(session)
         assert sorted(session.rows, key=str) == sorted(truth.values(), key=str), f"seed={seed}"
+
+
+@given(st.integers(0, 2**32), st.integers(1, 60), st.integers(1, 30))
+async def test_a_restore_is_what_the_messages_come_to(seed: int, steps: int, window: int) -> None:
+    """From messages, as a server sends them: what fits is taken in while the copy is loaded, the rest afterwards."""
+    dice = random.Random(seed)
+    truth: dict[str, list[Value]] = {str(n): [str(n), "s\tu", f"big{n}"] for n in range(4)}
+    copy = b"".join(copy_line([str(value) for value in row]) for row in truth.values())
+    keyed, counted = Rows(), Rows()
+    sessions = {TABLE.oid: keyed, OTHER.oid: counted}
+
+    async def load(folds: Mapping[int, Fold]) -> None:
+        for oid, session in sessions.items():
+            await session.copy_in("", folds[oid].merged(cut(dice, copy)))
+
+    folding = Folding(Both(keyed, counted), [Counted(TABLE, 0, 0, 4), Counted(OTHER, 0, 0, 4)], load)
+    for step in range(steps):
+        decoder = Decoder()
+        relations = [RELATION, RELATION._replace(oid=OTHER.oid, name="other")]
+        messages = [encode_message(relation) for relation in relations]
+        for plain, full in changes(dice, truth, step):
+            messages += [encode_message(message_of(TABLE.oid, plain)), encode_message(message_of(OTHER.oid, full))]
+        await folding.take_messages(messages, decoder, lsn=1)
+        if not dice.randrange(window):
+            await folding.flush()
+    await folding.flush()
+    for session in sessions.values():
+        assert sorted(session.rows, key=str) == sorted(truth.values(), key=str), f"seed={seed}"
+
+
+OTHER = Table(2, "public", "other", ("k", "small", "big"), (), "full")
+
+
+class Both:
+    """A session with both tables."""
+
+    def __init__(self, keyed: Rows, counted: Rows) -> None:
+        self._keyed = keyed
+        self._counted = counted
+        self._staged = keyed
+
+    async def fetch(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
+        raise AssertionError(sql)
+
+    async def copy_in(self, sql: str, blocks: AsyncIterator[bytes]) -> None:
+        await (self._staged if "staged" in sql else self._of(sql)).copy_in(sql, blocks)
+
+    async def script(self, sql: str) -> None:
+        if sql.startswith("CREATE TEMP"):
+            self._staged = self._counted if "fewer bigint" in sql else self._keyed
+        elif sql.startswith("UPDATE"):
+            (*values, (_, key)) = re.findall(r"\"(\w+)\" = '([^']*)'", sql)
+            row = next(row for row in self._keyed.rows if row[0] == key)
+            row[:] = [dict(values).get(name, old) for name, old in zip(TABLE.columns, row, strict=True)]
+        else:
+            await self._of(sql).script(sql)
+
+    def _of(self, sql: str) -> Rows:
+        return self._counted if '"other"' in sql else self._keyed
+
+
+async def cut(dice: random.Random, data: bytes) -> AsyncIterator[bytes]:
+    """The same bytes in blocks of any length."""
+    while data:
+        length = dice.randrange(1, 12)
+        yield data[:length]
+        data = data[length:]
+
+
+def message_of(oid: int, change: list[Any]) -> Message:
+    """As a server says it."""
+    if change[0] == TRUNCATE:
+        return Truncate((oid,), False, False)
+    op, _, key, old, new = change
+    if op == INSERT:
+        return Insert(oid, new)
+    before = None if key is None else [*key, None, None]
+    if op == DELETE:
+        return Delete(oid, before, old)
+    return Update(oid, None if key == new[:1] else before, old, new)
 
 
 def move(session: Rows, change: list[Any]) -> None:

@@ -4,7 +4,7 @@ writes them, for all tests of pgoutput."""
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ledger.capture.postgres.copytext import copy_line, parse_copy_line
 from ledger.capture.postgres.events import (
@@ -19,6 +19,7 @@ from ledger.capture.postgres.events import (
     parse_schema,
     parse_seal,
 )
+from ledger.capture.postgres.messages import LENGTH, parse_messages
 from ledger.capture.postgres.pgoutput import (
     EPOCH_US,
     UNCHANGED,
@@ -31,6 +32,7 @@ from ledger.capture.postgres.pgoutput import (
     Origin,
     Relation,
     Row,
+    Told,
     Truncate,
     TypeName,
     Update,
@@ -38,7 +40,8 @@ from ledger.capture.postgres.pgoutput import (
     format_lsn,
     parse_lsn,
 )
-from ledger.capture.postgres.transactions import change_line, parse_change_line, relation_line
+from ledger.capture.postgres.transactions import parse_change_line
+from ledger.core.canonical import JsonValue, canonicalize
 from ledger.core.manifest import Manifest
 from ledger.errors import Malformed, MalformedEvent
 from tests.support.content_parsers import REFS
@@ -59,6 +62,7 @@ MESSAGES: list[Message] = [
     Delete(16_385, ["1", None], None),
     Delete(16_385, None, ["1", "x"]),
     Truncate((16_385, 16_390), True, False),
+    Told(True, 1 << 32 | 7, "jinshi.actor", b"{}"),
 ]
 TABLE = Table(16_385, "户籍", "居民", ("编号", 'a"b'), ("编号",), "key", "shape", "1:2")
 SCHEMA = Schema("CREATE TABLE t ();\n", "", ("jinshi",), ("jinshi_1",), {"LC_COLLATE": "C"}, ("work_mem=4MB",))
@@ -105,6 +109,41 @@ def encode_message(message: Message) -> bytes:
             flags = cascade | restart << 1
             return b"T" + struct.pack(f">IB{len(relations)}I", len(relations), flags, *relations)
 
+        case Told(transactional, lsn, prefix, content):
+            head = b"M" + struct.pack(">BQ", transactional, lsn) + _text(prefix)
+            return head + struct.pack(">I", len(content)) + content
+
+
+def joined(messages: Iterable[Message]) -> bytes:
+    """As an entry has the messages of a transaction."""
+    encoded = map(encode_message, messages)
+    return b"".join([part for one in encoded for part in (LENGTH.pack(len(one)), one)])
+
+
+# -- format 1 of transactions, which is only read any more ------------------------------------------------------------
+
+
+def relation_to_json(relation: Relation) -> JsonValue:
+    return {
+        "oid": relation.oid,
+        "schema": relation.schema,
+        "table": relation.name,
+        "identity": relation.identity,
+        "columns": [one.name for one in relation.columns],
+        "key": [place for place, one in enumerate(relation.columns) if one.key],
+        "types": " ".join([f"{one.type_oid}:{one.modifier}" for one in relation.columns]),
+    }
+
+
+def change_line(change: JsonValue) -> bytes:
+    """A line of a large transaction's content."""
+    return canonicalize(change) + b"\n"
+
+
+def relation_line(relation: Relation) -> bytes:
+    """The line that comes before the first change of a relation."""
+    return change_line(["relation", relation_to_json(relation)])
+
 
 def _text(text: str) -> bytes:
     return text.encode() + b"\0"
@@ -131,6 +170,11 @@ def _message(data: bytes) -> None:
     message = decode_message(data)
     if not isinstance(message, Origin | Relation):  # an origin's position, and an empty schema, are not kept
         assert encode_message(message) == data
+
+
+def _messages(data: bytes) -> None:
+    messages, rest = parse_messages(data)
+    assert b"".join([*(LENGTH.pack(len(one)) + one for one in messages), rest]) == data
 
 
 def _lsn(data: bytes) -> None:
@@ -175,6 +219,14 @@ POSTGRES_PARSERS: list[_Row] = [
         (Malformed,),
         lambda: [encode_message(message) for message in MESSAGES],
         f"{_ROOM}.pgoutput.decode_message",
+    ),
+    (
+        "postgres.parse_messages",
+        "messages and what follows them give the bytes again",
+        _messages,
+        (Malformed,),
+        lambda: [joined(MESSAGES[3:6])],
+        f"{_ROOM}.messages.parse_messages",
     ),
     (
         "postgres.parse_lsn",

@@ -7,11 +7,12 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.assets.beside import _siblings, look_beside
-from cli.assets.coverage import DAY_US, AssetFacts, Check, DrillFacts, Finding, SiteFacts, findings
+from cli.assets.coverage import DAY_US, AssetFacts, Check, DrillFacts, Finding, SiteFacts, findings, left_behind
 from cli.assets.watching import Watch, drill_of
 from cli.config import read_environment
 from ledger.asset_lag import AssetLag, AssetLagMeter
@@ -294,3 +295,26 @@ async def test_a_server_that_cannot_be_asked_shows_no_secret(tmp_path: Path) -> 
     assert "DSN is not set" in one.what
     (one,) = (await look_beside([asset], read_environment({"DSN": "hunter2 no dsn"}), [])).findings
     assert "hunter2" not in one.what
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"retention_days": 1_824}, "keeps what it holds for 1,824 days; grade 5 demands 1,825 days"),
+        ({"lock_days": 30}, "locks what it holds for 30 days; grade 5 demands 1,825 days"),
+        ({"lock_days": 1_825, "unlocked": "versioning of s3://b is off"}, "versioning of s3://b is off"),
+    ],
+)
+def test_a_site_that_keeps_or_locks_for_less_than_the_grade_demands(change: dict[str, Any], said: str) -> None:
+    (one,) = found(facts(), (NEAR, replace(FAR, **change)))
+    assert (one.check, said in one.what) == (Check.RETENTION, True), one.what
+    assert not found(facts(), (NEAR, replace(FAR, retention_days=1_825, lock_days=1_825)))
+
+
+def test_what_a_retired_asset_has_left_is_said_until_it_is_gone() -> None:
+    database = replace(WWW, kind="postgres", retired=True)
+    (one,) = left_behind(database)
+    assert (one.check, "--drop-slots" in one.todo) == (Check.LEFT, True)
+    assert not left_behind(replace(database, left=True))
+    assert not left_behind(replace(database, retired=False))
+    assert not left_behind(replace(WWW, retired=True)), "a tree of files has nothing of ours"

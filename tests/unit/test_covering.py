@@ -10,7 +10,8 @@ from typing import Any, cast
 from cli.assets.coverage import Check, Finding
 from cli.config import LedgerPaths, LedgerSettings, read_environment
 from cli.serving.covering import Covering, reading_of, unchanged
-from cli.wiring.ledgers import WritableLedger
+from cli.serving.guarding import Guards
+from cli.wiring.ledgers import OpenLedger, WritableLedger
 from ledger.acknowledging import Acknowledging
 from ledger.alarms import AlarmKind, Reading, changes
 from ledger.asset_lag import AssetLagMeter
@@ -63,7 +64,8 @@ class Ledger:
             environment=read_environment({}),
         )
         writable = SimpleNamespace(ledger=ledger)
-        self.covering = Covering(cast(WritableLedger, writable), cast(Service, service), unreachable_s=60)
+        guards = Guards(cast(OpenLedger, ledger))
+        self.covering = Covering(cast(WritableLedger, writable), cast(Service, service), guards, unreachable_s=60)
 
     async def begin(self) -> None:
         created = Event.of_json({"format": 1}, id="c", source=acts_source(ORIGIN), type="ledger.created.v1")

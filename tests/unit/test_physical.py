@@ -154,3 +154,6 @@ def test_no_message_shows_a_dsn(dsn: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_dsn(dsn)
     assert "s@crt" not in str(caught.value)
+    assert caught.value.what.startswith("the secret dsn")
+    with pytest.raises(InvalidRequest, match=r"^the address of the database"):
+        parse_dsn(dsn, named="the address of the database")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from ledger.assets import Asset
 from ledger.capture.base import Captured, Sealed, Subject
 from ledger.capture.commands import seconds_of, values_of
 from ledger.capture.physical.events import PROBLEMS_MAX, SEALED, Seal, Segment, encode_seal
@@ -19,6 +20,7 @@ from ledger.capture.physical.wal import left_at, parse_history
 from ledger.capture.postgres.pgoutput import format_lsn
 from ledger.capture.postgres.slots import RETAINED_MAX, ROOM_MIN
 from ledger.content import ContentWriter, Lease
+from ledger.core.canonical import JsonValue
 from ledger.core.event import Event, format_time
 from ledger.errors import CaptureFailed, InvalidRequest
 from ledger.store.place import parse_dsn
@@ -43,11 +45,15 @@ class Settings:
     @classmethod
     def of(cls, subject: Subject) -> Settings:
         """Raises InvalidRequest: an option makes no sense."""
-        options = subject.options
-        slot = options.get("slot") or f"jinshi_{hashlib.sha256(subject.source.encode()).hexdigest()[:16]}"
+        return cls.read(subject.name, subject.source, subject.options)
+
+    @classmethod
+    def read(cls, name: str, source: str, options: Mapping[str, JsonValue]) -> Settings:
+        """Those of the asset of that name and source. Raises as `of`."""
+        slot = options.get("slot") or f"jinshi_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
         if not isinstance(slot, str) or not is_slot_name(slot):
             raise InvalidRequest(
-                f"{subject.name}: {slot!r} cannot name a slot", hint="use lower-case letters, digits and _, at most 63"
+                f"{name}: {slot!r} cannot name a slot", hint="use lower-case letters, digits and _, at most 63"
             )
         return cls(
             slot,
@@ -88,6 +94,18 @@ class ClusterCapture:
         history = await server.history(timeline) if timeline > 1 else ""
         line = Line(system, timeline, parse_history(history.encode()), about.segment_size)
         return await _Pass(subject, settings, server, about, line, history, progress, sealed, report).run()
+
+
+async def leave(asset: Asset, secrets: Mapping[str, Callable[[], str]]) -> list[str]:
+    """Drop the slot of an asset that is captured no more; what was removed. Raises InvalidRequest, CaptureFailed."""
+    settings = Settings.read(asset.name, asset.source, asset.options)
+    values = await values_of(secrets)
+    server = Server(parse_dsn(values.get("dsn", "")), settings.folder, asset.name, settings.slot)
+    slot = (await server.about()).slot
+    if slot is None or not slot.physical:
+        return []
+    await server.drop_slot()
+    return [f"replication slot {settings.slot}"]
 
 
 class _Pass:

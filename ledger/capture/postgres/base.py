@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, NamedTuple, Protocol
+
+from ledger.content.chunker import Readable
 
 
 class Slot(NamedTuple):
@@ -43,8 +45,11 @@ class Session(Protocol):
 class Copier(Protocol):
     """One connection for the threads of a copy."""
 
-    def rows(self, sql: str) -> Iterator[memoryview]:
-        """The rows of COPY … TO STDOUT, one at a time, each ended by a line feed. Raises CaptureFailed."""
+    def copy(self, sql: str, *, large: bool) -> AbstractContextManager[Readable]:
+        """The rows of COPY … TO STDOUT, each ended by a line feed. Raises CaptureFailed, also when it is read.
+
+        `large`: it is worth a program of its own.
+        """
         ...
 
 
@@ -63,8 +68,8 @@ class Replication(Protocol):
         """Drop a slot that was made here. A temporary one goes with the connection, but not at once."""
         ...
 
-    async def start(self, slot: str, lsn: int, publications: tuple[str, ...]) -> None:
-        """Begin to receive what was committed from `lsn` on."""
+    async def start(self, slot: str, lsn: int, publications: tuple[str, ...], *, told: bool = False) -> None:
+        """Begin to receive what was committed from `lsn` on; `told`: with what was said by pg_logical_emit_message."""
         ...
 
     async def receive(self, timeout_s: float) -> list[bytes | ServerProgress]:

@@ -14,7 +14,7 @@ from ledger.errors import CaptureFailed
 SERVER_VERSION_MIN: Final = 140_000
 TABLES_MAX: Final = 100_000
 
-_OURS: Final = (
+OURS: Final = (
     "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname !~ '^pg_(toast_)?temp_' "
     "AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid "
     "AND d.deptype = 'e')"
@@ -44,7 +44,7 @@ FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
-WHERE c.relkind = 'r' AND {_OURS}
+WHERE c.relkind = 'r' AND {OURS}
 GROUP BY c.oid, n.nspname ORDER BY c.oid LIMIT {TABLES_MAX + 1}
 """  # noqa: S608 (all ours)
 
@@ -85,7 +85,7 @@ _SEQUENCES: Final = f"""
 SELECT n.nspname::text, c.relname::text, coalesce(pg_sequence_last_value(c.oid::regclass), s.seqstart)::text,
   pg_sequence_last_value(c.oid::regclass) IS NOT NULL
 FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relpersistence = 'p' AND {_OURS} ORDER BY 1, 2
+WHERE c.relpersistence = 'p' AND {OURS} ORDER BY 1, 2
 """  # noqa: S608 (all ours)
 
 _ROLES: Final = """

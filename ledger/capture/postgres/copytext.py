@@ -7,9 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ledger.capture.postgres.pgoutput import Row
+from ledger.content.chunker import Readable
 from ledger.errors import Malformed
 
 DIGEST_BITS: Final = 128
+STREAM_SIZE: Final = 2**18
+ORDERED: Final = "ordered:"
+"""Before the digest of a table that was copied: SHA-256 of its rows as they came, in the order they lay in."""
 
 _ESCAPED: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _ESCAPES: Final = str.maketrans(
@@ -57,6 +61,7 @@ class RowsDigest:
     def __init__(self) -> None:
         self.rows = 0
         self._sum = 0
+        self._begun: list[bytes] = []
 
     def add(self, rows: Iterable[bytes | memoryview]) -> None:
         """Rows, as COPY … TO STDOUT writes them: of each the first 128 bits of its hash."""
@@ -68,7 +73,48 @@ class RowsDigest:
         self.rows += count
         self._sum += total
 
+    def add_stream(self, stream: Readable) -> None:
+        """Rows that come as a stream. Memory: a block and a row. Raises Malformed: it ends within a row."""
+        buffer = memoryview(bytearray(STREAM_SIZE))
+        while count := stream.readinto(buffer):
+            self.add_block(bytes(buffer[:count]))
+        self.end()
+
+    def add_block(self, block: bytes) -> None:
+        """The next bytes of many rows, cut anywhere."""
+        whole, found, rest = block.rpartition(b"\n")
+        if not found:
+            self._begun.append(rest)
+            return
+        self.add([line + b"\n" for line in b"".join((*self._begun, whole)).split(b"\n")])
+        self._begun = [rest] if rest else []
+
+    def end(self) -> None:
+        """No more blocks come. Raises Malformed: the last one ended within a row."""
+        if self._begun:
+            raise Malformed("a copy ends within a row")
+
     @property
     def hex(self) -> str:
         """The sum modulo 2^128."""
         return f"{self._sum % 2**DIGEST_BITS:032x}"
+
+
+class OrderedDigest:
+    """Of the rows of a table in the order they lie in; of a table that was loaded with a copy, that of the copy."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._hash = hashlib.sha256()
+
+    def add_stream(self, stream: Readable) -> None:
+        """As `RowsDigest.add_stream`, for a fraction of its time."""
+        buffer = memoryview(bytearray(STREAM_SIZE))
+        while count := stream.readinto(buffer):
+            self._hash.update(buffer[:count])
+            self.rows += bytes(buffer[:count]).count(b"\n")
+
+    @property
+    def hex(self) -> str:
+        """As a copy's entry has it."""
+        return ORDERED + self._hash.hexdigest()

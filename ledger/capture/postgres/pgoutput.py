@@ -26,6 +26,7 @@ _COMMIT = struct.Struct(">BQQq")
 _OID = struct.Struct(">I")
 _COUNT = struct.Struct(">H")
 _COLUMN = struct.Struct(">Ii")
+_TOLD = struct.Struct(">BQ")
 
 
 class Column(NamedTuple):
@@ -112,7 +113,16 @@ class Truncate(NamedTuple):
     restart: bool
 
 
-Message: TypeAlias = "Begin | Commit | Origin | Relation | TypeName | Insert | Update | Delete | Truncate"
+class Told(NamedTuple):
+    """What somebody said by `pg_logical_emit_message`; `transactional`: as a part of the transaction it came in."""
+
+    transactional: bool
+    lsn: int
+    prefix: str
+    content: bytes
+
+
+Message: TypeAlias = "Begin | Commit | Origin | Relation | TypeName | Insert | Update | Delete | Truncate | Told"
 
 
 def parse_lsn(text: str) -> int:
@@ -182,6 +192,14 @@ def _decode_rare(data: bytes, kind: int) -> tuple[Message, int]:
     if kind == 0x4F:  # O
         name, end = _text(data, 9)
         return Origin(name), end
+    if kind == 0x4D:  # M
+        flags, lsn = _TOLD.unpack_from(data, 1)
+        if flags > 1:
+            raise ValueError(f"what was told has the flags {flags}")
+        prefix, at = _text(data, 1 + _TOLD.size)
+        start = at + _OID.size
+        end = start + _OID.unpack_from(data, at)[0]
+        return Told(bool(flags), lsn, prefix, data[start:end]), end
     raise ValueError(f"its kind is {chr(kind)!r}")
 
 

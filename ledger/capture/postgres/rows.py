@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ledger.capture.base import View
 from ledger.capture.opened import read_data
 from ledger.capture.postgres.copytext import parse_copy_line
 from ledger.capture.postgres.events import COPIED, Copied, copied_of
+from ledger.capture.postgres.messages import DELETE, INSERT, TRUNCATE, Actor, Change
 from ledger.capture.postgres.pgoutput import UNCHANGED, Relation, Row, Value, format_lsn
 from ledger.capture.postgres.reading import changes_of, lines_of
-from ledger.capture.postgres.transactions import (
-    DELETE,
-    INSERT,
-    TRANSACTION,
-    TRUNCATE,
-    Change,
-    Transaction,
-    transaction_of,
-)
+from ledger.capture.postgres.transactions import TRANSACTION, Transaction, transaction_of
 from ledger.content import ContentReader
 from ledger.errors import InvalidRequest, Malformed, Tampered
 from ledger.sealing import Opened
@@ -33,7 +26,7 @@ class RowChange:
     """One step of a row's history. Columns by name; `old` and `new` are what is known: None, the row was not there.
 
     `op`: `copied` (as a first copy found it), `insert`, `update`, `delete` or `truncate`. `origin`: where a replicated
-    transaction came from. Which role made it, logical decoding does not tell: PostgreSQL's log has no roles in it.
+    transaction came from. `actor`: who made it, where the asset records that: PostgreSQL's own log has no roles in it.
     """
 
     index: int
@@ -44,6 +37,7 @@ class RowChange:
     origin: str | None
     old: dict[str, Value] | None
     new: dict[str, Value] | None
+    actor: Actor | None = None
 
 
 async def row_history(
@@ -75,9 +69,9 @@ async def row_history(
             transaction = read_data(one, transaction_of)
             if transaction.manifest is not None:
                 reader = reader or await (await view.content()).reading()
-            async for relations, change in changes_of(transaction, reader):
+            async for relations, change, actor in changes_of(transaction, reader):
                 for step in following.changed(one, transaction, relations, change):
-                    yield step
+                    yield replace(step, actor=actor)
         except Malformed as error:
             raise Tampered(f"entry {one.index} cannot be read ({error.what})") from error
     if not following.seen:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
@@ -12,9 +12,10 @@ from typing import Final
 from ledger.capture.base import Subject
 from ledger.capture.postgres.base import Copier, Session, Source
 from ledger.capture.postgres.catalog import copy_out, read_tables, table_name
-from ledger.capture.postgres.copytext import RowsDigest
+from ledger.capture.postgres.copytext import ORDERED, OrderedDigest, RowsDigest
 from ledger.capture.postgres.events import INLINE_SIZE_MAX, Copied, Table, copied_event, encode_reference
 from ledger.content import Content, ContentWriter
+from ledger.content.chunker import Readable
 from ledger.core.event import Event
 from ledger.errors import CaptureFailed
 from ledger.tasks import Report, run_bounded
@@ -23,36 +24,21 @@ PARALLEL: Final = 2
 TABLES_FLUSHED: Final = 256
 """So many tables are made durable, and appended, at a time."""
 LOCKED_AT_ONCE: Final = 100
+LARGE_SIZE_MIN: Final = 4 * 2**20
 
 
-class _Rows(io.RawIOBase):
-    """The rows of a table as a stream of bytes, counted and hashed on their way."""
+class _Counted:
+    """The rows of a table on their way, counted: COPY's text has a line feed after each, and nowhere else."""
 
-    def __init__(self, rows: Iterator[memoryview]) -> None:
-        self.digest = RowsDigest()
+    def __init__(self, rows: Readable) -> None:
         self._rows = rows
-        self._left = b""
+        self.count = 0
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io hands it nothing else
-        """As many rows as fit."""
-        filled, size = self._put(buffer, 0, self._left), len(buffer)
-        read: list[memoryview] = []
-        for row in self._rows if filled < size else ():
-            read.append(row)
-            end = filled + len(row)
-            if end >= size:
-                filled += self._put(buffer, filled, bytes(row))
-                break
-            buffer[filled:end] = row
-            filled = end
-        self.digest.add(read)
-        return filled
-
-    def _put(self, buffer: memoryview, at: int, data: bytes) -> int:
-        count = min(len(buffer) - at, len(data))
-        buffer[at : at + count] = data[:count]
-        self._left = data[count:]
-        return count
+    def readinto(self, buffer: memoryview, /) -> int:
+        """As the rows."""
+        read = self._rows.readinto(buffer) or 0
+        self.count += bytes(buffer[:read]).count(b"\n")
+        return read
 
 
 async def lock_tables(session: Session, tables: Sequence[Table]) -> None:
@@ -87,18 +73,20 @@ async def copy_tables(
         Unavailable, Fenced: as the sequencer and the content store.
     """
     found: dict[int, tuple[int, Copied]] = {}
+    large = await large_tables(source, database)
     async with AsyncExitStack() as stack:
         writer, lease = await stack.enter_async_context(subject.content.writing())
         copiers = [await stack.enter_async_context(source.copier(database, snapshot)) for _ in range(PARALLEL)]
         for first in range(0, len(tables), TABLES_FLUSHED):
             part = tables[first : first + TABLES_FLUSHED]
-            contents: dict[int, tuple[Table, Content, RowsDigest]] = {}
+            contents: dict[int, tuple[Table, Content, int]] = {}
             free = list(copiers)
-            jobs = (_copy_one(writer, free, one, contents) for one in part)
+            jobs = (_copy_one(writer, free, one, one.oid in large, contents) for one in part)
             await run_bounded(jobs, parallel=PARALLEL)
             await writer.flush()
-            for oid, (table, content, digest) in sorted(contents.items()):
-                copied = Copied(generation, lsn, table, digest.rows, digest.hex, content.manifest)
+            for oid, (table, content, rows) in sorted(contents.items()):
+                digest = ORDERED + content.manifest.digest.hex()
+                copied = Copied(generation, lsn, table, rows, digest, content.manifest)
                 event = copied_event(subject.source, database, copied, dataref=await writer.dataref(content))
                 lease.check()
                 (place,) = await subject.appender.append([event], actor=subject.actor)
@@ -109,25 +97,45 @@ async def copy_tables(
 
 
 async def _copy_one(
-    writer: ContentWriter, free: list[Copier], table: Table, contents: dict[int, tuple[Table, Content, RowsDigest]]
+    writer: ContentWriter,
+    free: list[Copier],
+    table: Table,
+    large: bool,
+    contents: dict[int, tuple[Table, Content, int]],
 ) -> None:
     copier = free.pop()
+
+    def take() -> tuple[Content, int]:
+        with copier.copy(copy_out(table), large=large) as stream:
+            rows = _Counted(stream)
+            return writer.take(rows), rows.count
+
     try:
-        rows = _Rows(copier.rows(copy_out(table)))
-        contents[table.oid] = table, await writer.add(rows), rows.digest
+        contents[table.oid] = table, *await asyncio.to_thread(take)
     finally:
         free.append(copier)
 
 
-async def digest_tables(
-    source: Source, database: str, tables: Sequence[Table], *, snapshot: str = ""
-) -> dict[int, RowsDigest]:
-    """Read every row of these tables, by their oid. Raises CaptureFailed."""
-    found: dict[int, RowsDigest] = {}
+async def large_tables(source: Source, database: str) -> set[int]:
+    """Those (oid) that are worth a program of their own when they are read. Raises CaptureFailed."""
+    async with source.session(database) as session:
+        rows = await session.fetch(
+            "SELECT oid::bigint FROM pg_class WHERE relkind = 'r' AND pg_table_size(oid) >= %s", LARGE_SIZE_MIN
+        )
+    return {oid for (oid,) in rows}
 
-    def read(copier: Copier, table: Table) -> RowsDigest:
-        digest = RowsDigest()
-        digest.add(copier.rows(copy_out(table)))
+
+async def digest_tables(
+    source: Source, database: str, tables: Sequence[Table], *, snapshot: str = "", ordered: Collection[int] = ()
+) -> dict[int, RowsDigest | OrderedDigest]:
+    """Read every row of these tables, by their oid; `ordered`: those whose order counts. Raises CaptureFailed."""
+    found: dict[int, RowsDigest | OrderedDigest] = {}
+    large = await large_tables(source, database)
+
+    def read(copier: Copier, table: Table) -> RowsDigest | OrderedDigest:
+        digest = OrderedDigest() if table.oid in ordered else RowsDigest()
+        with copier.copy(copy_out(table), large=table.oid in large) as stream:
+            digest.add_stream(stream)
         return digest
 
     async with AsyncExitStack() as stack:

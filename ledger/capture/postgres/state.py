@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -20,18 +20,10 @@ from ledger.capture.postgres.events import (
     manifest_of,
     parse_seal,
 )
+from ledger.capture.postgres.messages import DELETE, INSERT, TRUNCATE, UPDATE, Change
 from ledger.capture.postgres.pgoutput import Relation
 from ledger.capture.postgres.reading import changes_of
-from ledger.capture.postgres.transactions import (
-    DELETE,
-    INSERT,
-    TRANSACTION,
-    TRUNCATE,
-    UPDATE,
-    Change,
-    Transaction,
-    transaction_of,
-)
+from ledger.capture.postgres.transactions import TRANSACTION, Transaction, transaction_of
 from ledger.content import ContentReader
 from ledger.errors import Malformed, Tampered
 from ledger.sealing import Opened
@@ -58,10 +50,13 @@ class Tally:
         elif kind == UPDATE:
             self.added.setdefault(relations[change[1]].oid, 0)
         elif kind == TRUNCATE:
-            for number in change[1]:
-                oid = relations[number].oid
-                self.added[oid] = 0
-                self.emptied.add(oid)
+            self.empty([relations[number].oid for number in change[1]])
+
+    def empty(self, oids: Iterable[int]) -> None:
+        """These tables are truncated."""
+        for oid in oids:
+            self.added[oid] = 0
+            self.emptied.add(oid)
 
 
 @dataclass(slots=True)
@@ -189,6 +184,6 @@ async def read_progress(view: View, source: str, database: str) -> Progress | No
 
 async def _count(progress: Progress, transaction: Transaction, reader: ContentReader | None) -> None:
     tally = Tally()
-    async for relations, change in changes_of(transaction, reader):
+    async for relations, change, _ in changes_of(transaction, reader):
         tally.count(change, relations)
     progress.committed(transaction.lsn, transaction.end, tally)

@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import IO, Final, cast
 
 from ledger.capture.base import Subject
 from ledger.capture.postgres.base import Replication, ServerProgress
 from ledger.capture.postgres.events import INLINE_SIZE_MAX
+from ledger.capture.postgres.messages import LENGTH, TOLD_BY
 from ledger.capture.postgres.pgoutput import (
     Begin,
     Commit,
-    Delete,
-    Insert,
-    Message,
     Origin,
     Relation,
-    Row,
+    Told,
     Truncate,
     TypeName,
-    Update,
     decode_message,
 )
 from ledger.capture.postgres.state import Progress, Tally
-from ledger.capture.postgres.transactions import (
-    DELETE,
-    INSERT,
-    TRUNCATE,
-    UPDATE,
-    Change,
-    Transaction,
-    change_line,
-    relation_line,
-    transaction_event,
-)
+from ledger.capture.postgres.transactions import Committed, transaction_event
 from ledger.content.chunker import Readable
 from ledger.core.event import Event
+from ledger.core.manifest import Manifest
 from ledger.errors import CaptureFailed, Malformed, Pushback
 
 BATCH_TRANSACTIONS_MAX: Final = 1_000
@@ -50,121 +39,108 @@ BEAT_S: Final = 10.0
 """Well below the server's wal_sender_timeout (60 s), whatever the ledger waits for."""
 WAIT_S: Final = 0.05
 PUSHBACKS_MAX: Final = 240
+KEPT_SIZE_MAX: Final = INLINE_SIZE_MAX * 3 // 4 - 1_000
+"""In base64, and with what stands beside them, messages of so many bytes fit an entry."""
+
+# What a change adds to the rows of its table, by the first byte of its message: I, U, D.
+_ADDED: Final = {0x49: 1, 0x55: 0, 0x44: -1}
+_CHANGE_SIZE_MIN: Final = 6
+_LENGTH: Final = LENGTH.pack
+_OID: Final = struct.Struct(">I").unpack_from
 
 
 @dataclass(slots=True)
 class Open:
-    """A transaction that is being received. What is too much for an entry is spooled to a file, a line each."""
+    """A transaction that is being received: its messages as they come. What is too much for an entry goes to a file."""
 
     begin: Begin
     origin: str | None = None
-    relations: dict[int, int] = field(default_factory=dict)
-    listed: list[Relation] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)
+    described: set[int] = field(default_factory=set)
+    parts: list[bytes] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     count: int = 0
     size: int = 0
     spool: IO[bytes] | None = None
+    _spooled: int = 0
 
-    def add(self, change: Change, size: int) -> None:
-        """One more change; `size`: about how many bytes it takes."""
-        self.count += 1
-        self.size += size
-        self.tally.count(change, self.listed)
-        if self.spool is not None:
-            self.spool.write(change_line(change))
-            return
-        self.changes.append(change)
-        if self.size > INLINE_SIZE_MAX:
+    def keep(self, data: bytes) -> None:
+        """One more message."""
+        self.parts += (_LENGTH(len(data)), data)
+        self.size += LENGTH.size + len(data)
+        if self.size - self._spooled > KEPT_SIZE_MAX:
             self.begin_spool()
 
-    def place(self, relation: Relation) -> int:
-        """The number of a relation in this transaction."""
-        number = self.relations.get(relation.oid)
-        if number is None or self.listed[number] is not relation:  # it was altered within the transaction
-            number = self.relations[relation.oid] = len(self.listed)
-            self.listed.append(relation)
-            self.size += 200 + 40 * len(relation.columns)
-            if self.spool is not None:
-                self.spool.write(relation_line(relation))
-        return number
-
-    def begin_spool(self) -> None:
-        """From here on into a file."""
-        self.spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY)  # noqa: SIM115 (closed when appended)
-        self.spool.writelines(map(relation_line, self.listed))
-        self.spool.writelines(map(change_line, self.changes))
-        self.changes = []
+    def begin_spool(self) -> IO[bytes]:
+        """What was kept so far goes into a file."""
+        if self.spool is None:
+            self.spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY)  # noqa: SIM115 (closed when appended)
+        self.spool.write(b"".join(self.parts))
+        self.parts.clear()
+        self._spooled = self.size
+        return self.spool
 
 
 class Assembler:
-    """Puts messages together to transactions."""
+    """Puts messages together to transactions, without looking into rows."""
 
     def __init__(self) -> None:
-        self._relations: dict[int, Relation] = {}
-        self._keys: dict[int, tuple[int, ...]] = {}
+        self._relations: dict[int, bytes] = {}
         self.open: Open | None = None
 
-    def feed(self, message: Message, size: int) -> tuple[Open, Commit] | None:
+    def feed(self, data: bytes) -> tuple[Open, Commit] | None:
         """The next message; a transaction when it was the last one of it. Raises Malformed: it cannot come here."""
-        opened = self.open
-        if opened is None:
-            self._between(message)
+        opened, added = self.open, _ADDED.get(data[0])
+        if opened is not None and added is not None and len(data) >= _CHANGE_SIZE_MIN:
+            (oid,) = _OID(data, 1)
+            if oid not in opened.described:
+                self._describe(opened, oid)
+            opened.count += 1
+            counts = opened.tally.added
+            counts[oid] = counts.get(oid, 0) + added
+            opened.keep(data)
             return None
-        kind = type(message)
-        if kind is Update or kind is Insert or kind is Delete:
-            self._change(opened, cast("Insert | Update | Delete", message), size)
+        return self._rare(opened, data)
+
+    def _rare(self, opened: Open | None, data: bytes) -> tuple[Open, Commit] | None:
+        message = decode_message(data)
+        if isinstance(message, Relation):
+            if self._relations.get(message.oid) != data:
+                self._relations[message.oid] = data
+                if opened is not None:  # altered within the transaction
+                    opened.described.discard(message.oid)
+        elif isinstance(message, Told):
+            if opened is not None and message.transactional and message.prefix == TOLD_BY:
+                opened.keep(data)
+        elif isinstance(message, Begin):
+            if opened is not None:
+                raise Malformed("a transaction begins within another one")
+            self.open = Open(message)
+        elif isinstance(message, TypeName):
+            pass
+        elif opened is None:
+            raise Malformed("a change comes outside a transaction")
         elif isinstance(message, Commit):
             self.open = None
             return opened, message
         elif isinstance(message, Truncate):
-            places = [opened.place(self._relation(oid)) for oid in message.relations]
-            opened.add([TRUNCATE, places, message.cascade, message.restart], size)
-        elif isinstance(message, Relation):
-            self._describe(message)
+            for oid in message.relations:
+                if oid not in opened.described:
+                    self._describe(opened, oid)
+            opened.count += 1
+            opened.tally.empty(message.relations)
+            opened.keep(data)
         elif isinstance(message, Origin):
             opened.origin = message.name
-        elif isinstance(message, Begin):
-            raise Malformed("a transaction begins within another one")
+        else:
+            raise Malformed("a change is cut short")
         return None
 
-    def _between(self, message: Message) -> None:
-        if isinstance(message, Begin):
-            self.open = Open(message)
-        elif isinstance(message, Relation):
-            self._describe(message)
-        elif not isinstance(message, TypeName):
-            raise Malformed("a change comes outside a transaction")
-
-    def _describe(self, relation: Relation) -> None:
-        if self._relations.get(relation.oid) != relation:
-            self._relations[relation.oid] = relation
-            self._keys[relation.oid] = tuple(place for place, one in enumerate(relation.columns) if one.key)
-
-    def _change(self, to: Open, message: Insert | Update | Delete, size: int) -> None:
-        relation = self._relation(message.relation)
-        place = to.place(relation)
-        if isinstance(message, Update):
-            old = message.old
-            key = None if old is not None else self._key(relation, message.key or message.new)
-            to.add([UPDATE, place, key, old, message.new], size)
-        elif isinstance(message, Insert):
-            to.add([INSERT, place, None, None, message.new], size)
-        else:
-            key = None if message.key is None else self._key(relation, message.key)
-            to.add([DELETE, place, key, message.old, None], size)
-
-    def _relation(self, oid: int) -> Relation:
+    def _describe(self, to: Open, oid: int) -> None:
         relation = self._relations.get(oid)
         if relation is None:
             raise Malformed(f"a change of relation {oid}, which was not described")
-        return relation
-
-    def _key(self, relation: Relation, row: Row) -> Row:
-        """The values of the replica identity."""
-        if len(row) != len(relation.columns):
-            raise Malformed(f"a row of {relation.name!r} has {len(row)} values for {len(relation.columns)} columns")
-        return [row[place] for place in self._keys[relation.oid]]
+        to.described.add(oid)
+        to.keep(relation)
 
 
 class Stream:
@@ -176,7 +152,7 @@ class Stream:
         self._replication = replication
         self._assembler = Assembler()
         self._received: deque[bytes | ServerProgress] = deque()
-        self._batch: list[tuple[Event, Transaction, Tally]] = []
+        self._batch: list[tuple[Event, Commit, Tally]] = []
         self._batch_size = 0
         self._appending: asyncio.Task[None] | None = None
         self._read_to = known.lsn
@@ -249,12 +225,13 @@ class Stream:
             if self._assembler.open is None:
                 self._read_to = max(self._read_to, item.lsn)
             return False
-        message = decode_message(item)
-        if isinstance(message, Begin):
-            self._read_to = max(self._read_to, message.lsn)
-            if upto is not None and message.lsn >= upto:
+        if item[:1] == b"B":
+            begin = decode_message(item)
+            assert isinstance(begin, Begin)
+            self._read_to = max(self._read_to, begin.lsn)
+            if upto is not None and begin.lsn >= upto:
                 return True
-        done = self._assembler.feed(message, len(item))
+        done = self._assembler.feed(item)
         if done is not None:
             await self._complete(*done)
         return False
@@ -263,49 +240,34 @@ class Stream:
         self._read_to = max(self._read_to, commit.lsn)
         if not opened.count or commit.end <= self.known.lsn:
             return  # nothing of it is captured, or it is recorded already
-        transaction = Transaction(
-            self.known.generation,
-            commit.lsn,
-            commit.end,
-            opened.begin.xid,
-            opened.origin,
-            tuple(opened.listed),
-            tuple(opened.changes),
-            opened.count,
-        )
-        if opened.spool is None:
-            event = self._event(transaction, opened, None)
-            if len(event.data or b"") <= INLINE_SIZE_MAX:
-                self._batch.append((event, transaction, opened.tally))
-                self._batch_size += opened.size
-                if len(self._batch) >= BATCH_TRANSACTIONS_MAX or self._batch_size >= BATCH_SIZE_MAX:
-                    await self._appended()
-                    self._start_append()
-                return
-            opened.begin_spool()
-        await self._settle()
-        await self._append_large(transaction, opened)
+        if opened.spool is not None:
+            await self._settle()
+            await self._append_large(opened, commit)
+            return
+        self._batch.append((self._event(opened, commit, b"".join(opened.parts)), commit, opened.tally))
+        self._batch_size += opened.size
+        if len(self._batch) >= BATCH_TRANSACTIONS_MAX or self._batch_size >= BATCH_SIZE_MAX:
+            await self._appended()
+            self._start_append()
 
-    def _event(self, transaction: Transaction, opened: Open, dataref: str | None) -> Event:
+    def _event(self, opened: Open, commit: Commit, content: bytes | Manifest, dataref: str | None = None) -> Event:
+        begin = opened.begin
+        committed = Committed(
+            self.known.generation, commit.lsn, commit.end, begin.xid, opened.origin, opened.count, content
+        )
         return transaction_event(
-            self._subject.source,
-            self._database,
-            transaction,
-            time_us=opened.begin.time_us,
-            dataref=dataref,
+            self._subject.source, self._database, committed, time_us=begin.time_us, dataref=dataref
         )
 
-    async def _append_large(self, transaction: Transaction, opened: Open) -> None:
-        assert opened.spool is not None
-        with opened.spool as spool:
+    async def _append_large(self, opened: Open, commit: Commit) -> None:
+        with opened.begin_spool() as spool:
             spool.seek(0)
             async with self._subject.content.writing() as (writer, lease):
                 content = await writer.add(cast(Readable, spool))
                 await writer.flush()
-                large = replace(transaction, relations=(), changes=(), manifest=content.manifest)
-                event = self._event(large, opened, await writer.dataref(content))
+                event = self._event(opened, commit, content.manifest, await writer.dataref(content))
                 lease.check()
-                await self._append([(event, large, opened.tally)])
+                await self._append([(event, commit, opened.tally)])
 
     def _start_append(self) -> None:
         """Append what is complete, while the next transactions are received."""
@@ -343,7 +305,7 @@ class Stream:
             self.known.lsn = self._read_to
             await self._replication.confirm(self.known.lsn)
 
-    async def _append(self, batch: list[tuple[Event, Transaction, Tally]]) -> None:
+    async def _append(self, batch: list[tuple[Event, Commit, Tally]]) -> None:
         for attempt in range(PUSHBACKS_MAX + 1):
             try:
                 await self._subject.appender.append([event for event, _, _ in batch], actor=self._subject.actor)
@@ -352,8 +314,8 @@ class Stream:
                 if attempt == PUSHBACKS_MAX:
                     raise
                 await asyncio.sleep(pushback.retry_after_s)
-        for _, transaction, tally in batch:
-            self.known.committed(transaction.lsn, transaction.end, tally)
+        for _, commit, tally in batch:
+            self.known.committed(commit.lsn, commit.end, tally)
         # Commit point at the server: what is confirmed is never sent again.
         await self._replication.confirm(self.known.lsn)
 

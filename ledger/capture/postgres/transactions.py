@@ -1,79 +1,91 @@
-"""A transaction as an entry, `transaction.committed.v1`, and its changes as lines of content where they are many. Pure.
+"""A transaction as an entry, `transaction.committed.v1`. Pure.
 
-The event type is frozen (docs/formats.md, section "Databases").
+The event type is frozen (docs/formats.md, section "Databases"). Format 2 is what is written: messages as they came.
+Format 1, which is only read any more, has changes as JSON, and as lines of content where they are many.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, cast
 
 import orjson
 
 from ledger.capture.postgres.events import manifest_from_json
+from ledger.capture.postgres.messages import Change
 from ledger.capture.postgres.pgoutput import Column, Relation, format_lsn, parse_lsn
 from ledger.core.canonical import JsonValue, parse_json
-from ledger.core.encoding import encode_base64
+from ledger.core.encoding import decode_base64, encode_base64
 from ledger.core.event import Event, format_time
 from ledger.core.manifest import Manifest, encode_manifest
 from ledger.errors import Malformed
 
 TRANSACTION: Final = "transaction.committed.v1"
-
-INSERT: Final = "insert"
-UPDATE: Final = "update"
-DELETE: Final = "delete"
-TRUNCATE: Final = "truncate"
-
-Change = list[Any]
-"""`[op, relation, key, old, new]`, or `["truncate", [relation, …], cascade, restart]`; a relation by its place in the
-list of them. Values as `pgoutput.Row`."""
+FORMAT: Final = 2
 
 _TYPES: Final = re.compile(r"(0|[1-9]\d{0,9}):(0|-?[1-9]\d{0,9})(?: |$)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """`transaction.committed.v1`. Its changes are in the entry, or in the content of `manifest`, one a line."""
+    """`transaction.committed.v1`. Its changes (`reading.changes_of`) are in the entry, or in the content of `manifest`.
+
+    In format 2 they are `messages`, in format 1 `relations` and `changes`.
+    """
 
     generation: str
     lsn: int
     end: int
     xid: int
     origin: str | None
-    relations: tuple[Relation, ...]
-    changes: tuple[Change, ...]
     count: int
     manifest: Manifest | None = None
+    messages: bytes = b""
+    relations: tuple[Relation, ...] = ()
+    changes: tuple[Change, ...] = ()
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A transaction on its way into the log: `content` are its messages, or where they were stored."""
+
+    generation: str
+    lsn: int
+    end: int
+    xid: int
+    origin: str | None
+    count: int
+    content: bytes | Manifest
 
 
 def transaction_event(
     source: str,
     database: str,
-    transaction: Transaction,
+    committed: Committed,
     *,
     time_us: int,
     dataref: str | None = None,
 ) -> Event:
     """The entry of a transaction; its id follows from where it was committed, so that none is recorded twice."""
+    end = format_lsn(committed.end)
     data: dict[str, Any] = {
-        "format": 1,
-        "generation": transaction.generation,
-        "commit": format_lsn(transaction.lsn),
-        "end": format_lsn(transaction.end),
-        "xid": transaction.xid,
-        "origin": transaction.origin,
-        "count": transaction.count,
+        "format": FORMAT,
+        "generation": committed.generation,
+        "commit": format_lsn(committed.lsn),
+        "end": end,
+        "xid": committed.xid,
+        "origin": committed.origin,
+        "count": committed.count,
     }
-    if transaction.manifest is None:
-        data["relations"] = list(map(_described, transaction.relations))
-        data["changes"] = list(transaction.changes)
+    if isinstance(committed.content, bytes):
+        data["messages"] = encode_base64(committed.content)
     else:
-        data["manifest"] = encode_base64(encode_manifest(transaction.manifest))
+        data["manifest"] = encode_base64(encode_manifest(committed.content))
     return Event(
-        id=f"{transaction.generation}/{format_lsn(transaction.end)}",
+        id=f"{committed.generation}/{end}",
         source=source,
         type=TRANSACTION,
         subject=database,
@@ -88,7 +100,7 @@ def transaction_of(data: bytes) -> Transaction:
     """What such an entry says; its large content is still to be read. Raises Malformed."""
     match value := parse_json(data):
         case {
-            "format": 1,
+            "format": 1 | 2 as written,
             "generation": str(generation),
             "commit": str(lsn),
             "end": str(end),
@@ -96,45 +108,33 @@ def transaction_of(data: bytes) -> Transaction:
             "origin": str() | None as origin,
             "count": int(count),
         }:
-            relations, changes, manifest = _changes(value)
-            return Transaction(
-                generation, parse_lsn(lsn), parse_lsn(end), xid, origin, relations, changes, count, manifest
-            )
+            known = generation, parse_lsn(lsn), parse_lsn(end), xid, origin, count
+            match value:
+                case {"manifest": str(manifest)}:
+                    return Transaction(*known, manifest_from_json(manifest), format=written)
+                case {"messages": str(messages)} if written == FORMAT:
+                    return Transaction(*known, messages=_from_base64(messages))
+                case {"relations": list(relations), "changes": list(changes)} if written == 1:
+                    return _of_format_1(Transaction(*known, format=1), relations, changes)
     raise Malformed("what should be a transaction is none")
 
 
-def _changes(value: JsonValue) -> tuple[tuple[Relation, ...], tuple[Change, ...], Manifest | None]:
-    match value:
-        case {"relations": list(relations), "changes": list(changes)}:
-            found = _relations(orjson.dumps(relations))
-            for change in changes:
-                check_change(change, len(found))
-            return found, cast("tuple[Change, ...]", (*changes,)), None
-        case {"manifest": str(manifest)}:
-            return (), (), manifest_from_json(manifest)
-    raise Malformed("a transaction does not say what it changes")
+def _of_format_1(transaction: Transaction, relations: list[JsonValue], changes: list[JsonValue]) -> Transaction:
+    found = _relations(orjson.dumps(relations))
+    for change in changes:
+        check_change(change, len(found))
+    return replace(transaction, relations=found, changes=cast("tuple[Change, ...]", (*changes,)))
 
 
-def relation_to_json(relation: Relation) -> JsonValue:
-    """As entries have it. Every transaction says what its rows mean, so this is short: types are one text."""
-    return {
-        "oid": relation.oid,
-        "schema": relation.schema,
-        "table": relation.name,
-        "identity": relation.identity,
-        "columns": [one.name for one in relation.columns],
-        "key": [place for place, one in enumerate(relation.columns) if one.key],
-        "types": " ".join([f"{one.type_oid}:{one.modifier}" for one in relation.columns]),
-    }
-
-
-@lru_cache(maxsize=4_096)
-def _described(relation: Relation) -> orjson.Fragment:
-    return orjson.Fragment(orjson.dumps(relation_to_json(relation), option=orjson.OPT_SORT_KEYS))
+def _from_base64(text: str) -> bytes:
+    try:
+        return decode_base64(text)
+    except ValueError as error:
+        raise Malformed(f"the messages of a transaction are not base64 ({error})") from error
 
 
 def relation_from_json(value: JsonValue) -> Relation:
-    """The inverse of `relation_to_json`. Raises Malformed."""
+    """A relation, as entries of format 1 have it. Raises Malformed."""
     match value:
         case {
             "oid": int(oid),
@@ -193,18 +193,8 @@ def check_change(change: JsonValue, relations: int) -> None:
     raise Malformed("what should be a change is none")
 
 
-def change_line(change: Change | JsonValue) -> bytes:
-    """A line of a large transaction's content."""
-    return orjson.dumps(change, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
-
-
-def relation_line(relation: Relation) -> bytes:
-    """The line that comes before the first change of a relation."""
-    return change_line(["relation", relation_to_json(relation)])
-
-
 def parse_change_line(line: bytes, relations: list[Relation]) -> Change | None:
-    """A change; None: it was a relation, which is now the last of `relations`. Raises Malformed."""
+    """A line of format 1: a change; None: a relation, which is now the last of `relations`. Raises Malformed."""
     value = parse_json(line)
     match value:
         case ["relation", relation]:

@@ -13,9 +13,9 @@ WORKERS ?= auto
 ROOM_GIB := $(shell df --output=avail -BG /dev/shm 2>/dev/null | tail -1 | tr -dc 0-9)
 TESTS_TMPDIR := $(or $(TMPDIR),$(if $(filter-out 0 1 2 3 4 5,$(ROOM_GIB)),/dev/shm))
 
-# What has no wheel: MariaDB and rpm for two tests (which skip without, and say so), and the peers of `make bench`.
-DEBIAN_TESTS := mariadb-server rpm sqlite3
-DEBIAN_PEERS := restic pgbackrest
+# What has no wheel: servers and clients for a few tests (which skip without, and say so), and the peers of `make bench`.
+DEBIAN_TESTS := mariadb-server rpm sqlite3 softhsm2 gnutls-bin nginx-light lego
+DEBIAN_PEERS := restic borgbackup pgbackrest
 
 .PHONY: help setup demo test lint format bench soak clean debian peers
 

@@ -148,12 +148,27 @@ class LedgerPaths:
         return self.root / "index.sqlite"
 
     @property
+    def trust_index(self) -> Path:
+        """What the trust service looks things up in; it can be deleted at any time."""
+        return self.root / "trust.sqlite"
+
+    @property
+    def status(self) -> Path:
+        """Lists and answers as they are published, and what was signed beforehand; it can be deleted at any time."""
+        return self.root / "status"
+
+    @property
     def published(self) -> Path:
         return self.root / "published"
 
     @property
     def log_key(self) -> Path:
         return self.root / "keys" / "log.key"
+
+    @property
+    def authority_keys(self) -> Path:
+        """Signing keys of the trust service that are kept in files."""
+        return self.root / "keys" / "ca"
 
     @property
     def policy(self) -> Path:

@@ -31,6 +31,18 @@ class InvalidRequest(JinshiError):
     """Something that does not exist or makes no sense was asked for."""
 
 
+class NotPermitted(InvalidRequest):
+    """Whoever asks may not do that; nothing was changed."""
+
+
+class IssuanceRefused(InvalidRequest):
+    """What is asked for may not be certified so: a profile, a policy, a name constraint or a lint rule forbids it."""
+
+
+class WeakKey(IssuanceRefused):
+    """A public key that must not be certified: too short, badly made, or known to others."""
+
+
 class Erased(InvalidRequest):
     """What was asked for was erased, for good. That it was recorded can still be proven."""
 
@@ -65,6 +77,10 @@ class MalformedProof(Malformed):
 
 class MalformedPolicy(Malformed):
     """Bytes that should be a trust policy (tlog-policy) are not."""
+
+
+class MalformedRequest(Malformed):
+    """Bytes that should be a certificate, a certification request, or an OCSP or time-stamp request are not."""
 
 
 class MalformedCsv(Malformed):

@@ -44,6 +44,20 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     "restore_asset": ["restore"],
     "keys": ["keys"],
     "erase": ["erase"],
+    "officer": ["officer"],
+    "tsa": ["tsa"],
+    "profile": ["profile"],
+    "ca": ["ca"],
+    "ca_foreign": ["ca"],
+    "ca_ceremony": ["ca"],
+    "ca_keys": ["ca"],
+    "cert": ["cert"],
+    "cert_status": ["cert"],
+    "cert_issue": ["cert"],
+    "ra": ["ra"],
+    "ra_identity": ["ra"],
+    "crl": ["crl"],
+    "acme": ["acme"],
 }
 """Each module, in the order of --help, with the commands and groups that it defines or adds to."""
 

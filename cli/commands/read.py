@@ -39,6 +39,7 @@ LOG_EXAMPLES = """[bold]Examples[/]
   jinshi log --index 4711
   jinshi log --subject 110101 --recorded-since 2026-11-01T00:00:00Z --recorded-until 2026-12-01T00:00:00Z   # who?
   jinshi log --actor local:zhang --all             # everything they did
+  jinshi log --actor chen --all                    # everything an officer did, by whatever certificate
   jinshi log --source urn:cn:divisions:areas --at record.tlog-proof   # as of a receipt or checkpoint
   jinshi log --source urn:cn:divisions:areas --follow
 """
@@ -67,7 +68,9 @@ def log(
     context: typer.Context,
     subject: Annotated[str | None, typer.Option(metavar="TEXT", help="About this record.")] = None,
     source: Annotated[str | None, typer.Option(metavar="URI", help="Of this register or system.")] = None,
-    actor: Annotated[str | None, typer.Option(metavar="TEXT", help="Recorded by: local:USER.")] = None,
+    actor: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Recorded by: local:USER, or an officer's name.")
+    ] = None,
     type_: Annotated[
         str | None, typer.Option("--type", metavar="TEXT", help="Of this type, such as record.amended.v1.")
     ] = None,
@@ -151,7 +154,7 @@ async def _log(session: Session, passphrase: Passphrase | None, asked: Asked, *,
         if asked.recorded_since_us is not None:
             earlier = await ledger.reader.size_at(asked.recorded_since_us - 1)
             what = replace(what, start=max(what.start, earlier))
-        wanted = await opener.selections(what)
+        wanted = await _wanted(ledger, opener, what, has_keys=passphrase is not None)
         columns = render.Columns.of("INDEX", "RECORDED", "TYPE", "SUBJECT", "ACTOR", "DATA")
         start = what.start if limit is None else await _start_of_newest(ledger.reader, wanted, limit)
         while True:
@@ -170,6 +173,16 @@ async def _log(session: Session, passphrase: Passphrase | None, asked: Asked, *,
             sys.stdout.flush()
             start = max(start, size)
             await asyncio.sleep(FOLLOW_POLL_S)
+
+
+async def _wanted(ledger: OpenLedger, opener: Opener, what: Selection, *, has_keys: bool) -> list[Selection]:
+    """The selections that give what is asked; an officer's name stands for all that the officer is known by."""
+    if what.actor is None or ":" in what.actor:
+        return await opener.selections(what)
+    from cli.trust.officers import actors_of  # takes long to import, and is seldom asked for
+
+    actors = await actors_of(what.actor, ledger.reader, opener, has_keys=has_keys)
+    return [one for actor in actors for one in await opener.selections(replace(what, actor=actor))]
 
 
 async def _start_of_newest(reader: Reader, wanted: Sequence[Selection], limit: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +20,10 @@ EXAMPLES = """[bold]Examples[/]
   jinshi serve                                       # http, on this machine only
   jinshi serve --listen 0.0.0.0:8420 --tls-cert server.pem --tls-key server.key --client-ca clients.pem
   jinshi serve --open-to all                         # readers may ask for what is sealed: open=true
+  jinshi serve --trust --status-listen 0.0.0.0:80    # certificates over REST; CRLs, OCSP and time stamps for everybody
+  jinshi serve --trust --acme-listen 0.0.0.0:8443 --acme-url https://acme.example.gov --tls-cert ... --client-ca ...
 """
+TRUST = "The trust service"
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +88,42 @@ def serve(
             help="Whom open=true shows what is sealed: the SHA-256 of a client's certificate; can be repeated.",
         ),
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", rich_help_panel=TRUST, help="Serve the trust service's API, and do its work.")
+    ] = False,
+    status_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", rich_help_panel=TRUST, help="CRLs, OCSP and time stamps, over http.")
+    ] = "",
+    acme_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", rich_help_panel=TRUST, help="ACME, over https, for everybody.")
+    ] = "",
+    acme_url: Annotated[
+        str,
+        typer.Option(metavar="URL", rich_help_panel=TRUST, help="What its clients call it.  [default: its address]"),
+    ] = "",
+    acme_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", rich_help_panel=TRUST, help="Its certificate chain.  [default: --tls-cert]"),
+    ] = None,
+    acme_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", rich_help_panel=TRUST, help="And key.  [default: --tls-key]")
+    ] = None,
+    resolver: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS[:PORT]", rich_help_panel=TRUST, help="The DNS that ACME asks; can be repeated."),
+    ] = None,
+    acme_network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NETWORK", rich_help_panel=TRUST, help="What ACME connects to, and no other; can be repeated."
+        ),
+    ] = None,
+    acme_http_port: Annotated[
+        int, typer.Option(min=1, max=65_535, rich_help_panel=TRUST, help="Where http-01 is looked at.")
+    ] = 80,
+    acme_alpn_port: Annotated[
+        int, typer.Option(min=1, max=65_535, rich_help_panel=TRUST, help="Where tls-alpn-01 is looked at.")
+    ] = 443,
 ) -> None:
     """Serve the ledger over HTTP until it is told to end (SIGTERM, Ctrl-C).
 
@@ -93,6 +134,7 @@ def serve(
     # Imported here: the server's libraries take long, and every other command should start quickly.
     from cli.serving.alarming import AlarmSettings
     from cli.serving.server import ServeSettings, serve
+    from cli.serving.trust import AcmeServing, TrustSettings
     from cli.sites.scrubbing import parse_time
     from ledger.http.limits import HttpLimits
 
@@ -110,6 +152,23 @@ def serve(
         collect_every_s=0.0 if collect_every == "never" else parse_time(collect_every),
         capture=capture,
     )
+    if trust or status_listen or acme_listen:
+        acme = None
+        if acme_listen:
+            certificate, key = acme_cert or tls_cert, acme_key or tls_key
+            if certificate is None or key is None:
+                raise InvalidRequest("ACME is served over https", hint="give --acme-cert and --acme-key")
+            acme = AcmeServing(
+                acme_listen,
+                certificate,
+                key,
+                acme_url,
+                tuple(resolver or ()),
+                tuple(acme_network or ()),
+                acme_http_port,
+                acme_alpn_port,
+            )
+        settings = replace(settings, trust=TrustSettings(status_listen, acme))
     passphrase = session.passphrase()
 
     ready = say_ready(f"serving {session.ledger}")

@@ -19,6 +19,7 @@ from cli.serving.listening import Server, Serving, bound, log_fault, uvicorn_log
 from cli.serving.scrub_rounds import scrub_rounds
 from cli.serving.taking import Taker, taking_over
 from cli.serving.tls import TlsFiles, actor_of_scope, fingerprint_of_scope, server_context
+from cli.serving.trust import Faces, TrustSettings, serving_trust
 from cli.sites.acknowledging import Ack, acknowledging_of
 from cli.sites.rounds import Keys
 from cli.system import SystemClock
@@ -31,6 +32,7 @@ from ledger.assets import Registry
 from ledger.consumers import Consumers
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.http.app import make_app
+from ledger.http.bearer import may_open
 from ledger.http.limits import HttpLimits
 from ledger.http.metrics import Metrics
 from ledger.http.publishing import Publishing
@@ -65,6 +67,8 @@ class ServeSettings:
     """How often content that no retained entry refers to is removed; 0: it is kept."""
     capture: bool = True
     """Whether the ledger's assets are captured all the time, too."""
+    trust: TrustSettings | None = None
+    """How the trust service is served; None: it is not."""
 
 
 async def serve(
@@ -79,9 +83,15 @@ async def serve(
     """
     context = None if settings.tls is None else server_context(settings.tls)
     with bound(settings.listen, loopback_only=context is None) as listener:
-        async with open_for_writing(root, environment, passphrase) as writable, _service(writable, settings) as service:
-            server = Server(Serving(make_app(service), ready, context, CONNECTIONS_MAX, service.closing.set))
-            work = [_publishing_failed(service), *_beside(writable, service, passphrase, settings)]
+        async with (
+            open_for_writing(root, environment, passphrase) as writable,
+            _service(writable, settings) as service,
+            _trust(writable, service, passphrase, settings) as faces,
+        ):
+            app = make_app(service)
+            app.router.routes[:0] = faces.routes
+            server = Server(Serving(app, ready, context, CONNECTIONS_MAX, service.closing.set))
+            work = [_publishing_failed(service), *faces.work, *_beside(writable, service, passphrase, settings)]
             with uvicorn_logs(), closing(_captures(writable, service, passphrase)) as captures:
                 if settings.capture:
                     work.append(captures.run())
@@ -92,6 +102,18 @@ async def serve(
 async def _publishing_failed(service: Service) -> None:
     """Ends when nothing can be published any more. Raises why."""
     raise await service.publishing.failed
+
+
+@asynccontextmanager
+async def _trust(
+    writable: WritableLedger, service: Service, passphrase: str, settings: ServeSettings
+) -> AsyncIterator[Faces]:
+    if settings.trust is None:
+        yield Faces()
+        return
+    acknowledge, tls = _acknowledge(writable, service), settings.tls is not None
+    async with serving_trust(writable, service, passphrase, settings.trust, acknowledge, tls=tls) as faces:
+        yield faces
 
 
 @asynccontextmanager
@@ -141,10 +163,16 @@ async def _service(writable: WritableLedger, settings: ServeSettings) -> AsyncIt
 
 
 def _opening(writable: WritableLedger, settings: ServeSettings) -> Callable[[Any], Opener | None]:
-    """What opens sealed entries for the caller of a request; it knows what is declared and erased meanwhile."""
+    """What opens sealed entries for the caller of a request; it knows what is declared and erased meanwhile.
+
+    A request with an access token goes by the token alone.
+    """
     opener, everybody = writable.sealer.opener(), ALL in settings.open_to
 
     def opener_of(scope: Any) -> Opener | None:
+        by_token = may_open(scope)
+        if by_token is not None:
+            return opener if by_token else None
         known = everybody or (settings.tls is not None and fingerprint_of_scope(scope) in settings.open_to)
         return opener if known else None
 

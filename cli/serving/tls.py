@@ -46,18 +46,10 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     Raises:
         InvalidRequest: a file cannot be read, or is not what it should be.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = _context()
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    try:
-        context.load_cert_chain(files.certificate, files.key, password=_no_password)
-    except (OSError, ssl.SSLError, ValueError) as error:
-        raise InvalidRequest(
-            f"{files.certificate} with {files.key} cannot be used for TLS ({_reason(error)})",
-            hint="give a PEM certificate chain and its unencrypted key",
-        ) from error
+    _load_chain(context, files.certificate, files.key)
     try:
         context.load_verify_locations(files.client_ca)
     except (OSError, ssl.SSLError) as error:
@@ -66,6 +58,30 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
             hint="give the PEM certificate of the CA that issues the clients' certificates",
         ) from error
     return context
+
+
+def public_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """A context for everybody: nobody is asked for a certificate; TLS 1.2 and newer. Raises InvalidRequest."""
+    context = _context()
+    _load_chain(context, certificate, key)
+    return context
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    return context
+
+
+def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise InvalidRequest(
+            f"{certificate} with {key} cannot be used for TLS ({_reason(error)})",
+            hint="give a PEM certificate chain and its unencrypted key",
+        ) from error
 
 
 def _no_password() -> str:

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from ledger.core.checkpoint import origin_prefix
 from ledger.errors import JinshiError
 from ledger.http.append import post_events
+from ledger.http.bearer import Bearing
 from ledger.http.consuming import delete_consumer, get_consumer, list_consumers, put_consumer
 from ledger.http.guard import Guard
 from ledger.http.health import get_health, get_metrics, get_ready
@@ -32,13 +33,17 @@ def make_app(service: Service) -> Starlette:
     service.metrics.registry.register(Gauges(service))
     app = Starlette(
         routes=routes(service.origin),
-        middleware=[Middleware(Guard, served=service)],
+        middleware=[Middleware(Guard, served=service), *_bearing(service)],
         exception_handlers={JinshiError: on_jinshi_error, HTTPException: on_http_exception},
     )
     app.router.redirect_slashes = False
     app.state.service = service
     app.state.openapi = document(service.origin, service.limits)
     return app
+
+
+def _bearing(service: Service) -> list[Middleware]:
+    return [] if service.tokens is None else [Middleware(Bearing, accept=service.tokens)]
 
 
 def routes(origin: str) -> list[Route]:

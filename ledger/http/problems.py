@@ -23,6 +23,9 @@ RETRY_AFTER_S = 5
 STATUS: Mapping[type[JinshiError], tuple[int, str]] = {
     errors.EntryTooLarge: (413, "The event is too large for an entry"),
     errors.MalformedEvent: (400, "This is no CloudEvent that can be recorded"),
+    errors.MalformedRequest: (422, "This is no certification request that can be met"),
+    errors.NotPermitted: (403, "The caller may not do that"),
+    errors.IssuanceRefused: (422, "It may not be certified so"),
     errors.InvalidRequest: (400, "The request makes no sense"),
     errors.VersionConflict: (412, "The stream is not at the expected version"),
     errors.CompareFailed: (412, "It is no longer what it was"),
@@ -42,6 +45,7 @@ STATUS: Mapping[type[JinshiError], tuple[int, str]] = {
 
 _TITLES = {
     400: "The request makes no sense",
+    401: "The caller is not known",
     403: "The caller may not do that",
     404: "There is no such thing",
     405: "The method is not allowed here",

@@ -15,6 +15,7 @@ from ledger.assets import Registry
 from ledger.consumers import Consumers
 from ledger.core.acknowledgement import AckPolicy
 from ledger.errors import Pushback, Unacknowledged
+from ledger.http.bearer import Accept
 from ledger.http.limits import HttpLimits
 from ledger.http.metrics import Metrics
 from ledger.http.problems import ReceiptPending
@@ -62,6 +63,8 @@ class Service:
     on_fault: Callable[[Exception], None] = lambda error: None
     opener_of: Callable[[Scope], Opener | None] = lambda scope: None
     """What opens sealed entries for the caller of a request; None: it may not read them."""
+    tokens: Accept | None = None
+    """What says which scopes a request's access token has; None: no tokens are looked at."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server ends: streams end, so that it can."""
 

@@ -1,7 +1,7 @@
 """`make bench`: every benchmark pairs us with a limit in the same run and prints the ratio. Never a test.
 
 python -m tests.bench [append|merkle|restore|memory|audit|postgres|latency|sites|policies|catchup|day|content|cdc
-    |files|files-sites|physical] ... [--entries N] [--rounds N] [--seconds N]
+    |files|files-sites|physical|registration|crl|ocsp|trust-start] ... [--entries N] [--rounds N] [--seconds N]
 """
 
 from __future__ import annotations
@@ -16,24 +16,32 @@ import uvloop
 
 from cli.system import calm_collector
 from tests.bench import (
+    access,
     append,
     audit,
     catchup,
     cdc,
     content,
+    crl,
     day,
     files,
     files_sites,
+    issuance,
     latency,
     merkle,
+    ocsp,
     physical,
     policies,
     postgres,
+    registration,
     restore,
     sites,
+    timestamps,
+    trust_start,
 )
 
 BENCHES = {
+    "access": access.run,
     "append": append.run,
     "merkle": merkle.run,
     "restore": restore.run,
@@ -42,6 +50,7 @@ BENCHES = {
     "postgres": postgres.run,
     "latency": latency.run,
     "sites": sites.run,
+    "timestamps": timestamps.run,
     "policies": policies.run,
     "catchup": catchup.run,
     "day": day.run,
@@ -50,6 +59,11 @@ BENCHES = {
     "files": files.run,
     "files-sites": files_sites.run,
     "physical": physical.run,
+    "issuance": issuance.run,
+    "registration": registration.run,
+    "crl": crl.run,
+    "ocsp": ocsp.run,
+    "trust-start": trust_start.run,
 }
 
 

@@ -84,6 +84,8 @@ from replication.site import (
     parse_description,
     parse_pending,
 )
+from tests.support.access_parsers import ACCESS_PARSERS
+from tests.support.acme_parsers import ACME_PARSERS
 from tests.support.asset_parsers import ASSET_PARSERS
 from tests.support.cluster_parsers import CLUSTER_PARSERS
 from tests.support.content_parsers import CONTENT_PARSERS
@@ -114,8 +116,10 @@ from tests.support.examples import (
 )
 from tests.support.files_parsers import FILES_PARSERS
 from tests.support.grade_parsers import GRADE_PARSERS
+from tests.support.issuance_parsers import ISSUANCE_PARSERS
 from tests.support.ledgers import LogSigner, MirrorCosigner, log_signer
 from tests.support.postgres_parsers import POSTGRES_PARSERS
+from tests.support.status_parsers import STATUS_PARSERS
 from tests.support.strategies import mutations
 
 HANG_S = 60
@@ -793,6 +797,10 @@ PARSERS |= {name: Parser(*rest) for name, *rest in (*CONTENT_PARSERS, *ASSET_PAR
 PARSERS |= {name: Parser(*rest) for name, *rest in CLUSTER_PARSERS}
 PARSERS |= {name: Parser(*rest) for name, *rest in POSTGRES_PARSERS}
 PARSERS |= {name: Parser(*rest) for name, *rest in FILES_PARSERS}
+PARSERS |= {name: Parser(*rest) for name, *rest in ISSUANCE_PARSERS}
+PARSERS |= {name: Parser(*rest) for name, *rest in ACCESS_PARSERS}
+PARSERS |= {name: Parser(*rest) for name, *rest in STATUS_PARSERS}
+PARSERS |= {name: Parser(*rest) for name, *rest in ACME_PARSERS}
 
 
 # -- the tests --------------------------------------------------------------------------------------------------------

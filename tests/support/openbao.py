@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -28,6 +29,8 @@ class OpenBao:
     root: Path
     port: int = 0
     token: str = ""
+    audit: bool = False
+    """Whether every request and answer is written to a file, `audit.log`."""
     _unseal_key: str = ""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -35,19 +38,28 @@ class OpenBao:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "it was started"
+        return self._process.pid
+
     def start(self) -> None:
         """Start it; returns when it is initialised, unsealed and active."""
         if not self.port:
             self.port, cluster = free_ports(2)
             self.root.mkdir(parents=True, exist_ok=True)
             (self.root / "data").mkdir()
-            config = {
+            config: dict[str, object] = {
                 "listener": {"tcp": {"address": f"127.0.0.1:{self.port}", "tls_disable": True}},
                 "storage": {"raft": {"path": str(self.root / "data"), "node_id": "one"}},
                 "api_addr": self.address,
                 "cluster_addr": f"http://127.0.0.1:{cluster}",
                 "disable_mlock": True,
             }
+            if self.audit:
+                path = str(self.root / "audit.log")
+                device = {"description": "all of it", "options": {"file_path": path}}
+                config["audit"] = {"file": {"file": device}}
             (self.root / "config.json").write_text(json.dumps(config))
         with (self.root / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -83,6 +95,35 @@ class OpenBao:
         """A key-value engine, version 2."""
         self._ask("POST", f"sys/mounts/{mount}", {"type": "kv", "options": {"version": "2"}})
 
+    def enable_pki(self, mount: str = "pki", *, role: str = "ra") -> None:
+        """A PKI engine with a root of its own, and a role that takes the names it is sent instead of the CSR's."""
+        self._ask("POST", f"sys/mounts/{mount}", {"type": "pki", "config": {"max_lease_ttl": "87600h"}})
+        self._ask(
+            "POST",
+            f"{mount}/root/generate/internal",
+            {"common_name": "External CA", "ttl": "80000h", "key_type": "ec", "key_bits": 256},
+        )
+        self._ask(
+            "POST",
+            f"{mount}/roles/{role}",
+            {
+                "allow_any_name": True,
+                "allow_ip_sans": True,
+                "allowed_uri_sans": "*",
+                "enforce_hostnames": False,
+                "require_cn": False,
+                "use_csr_common_name": False,
+                "use_csr_sans": False,
+                "key_type": "any",
+                "no_store": False,
+                "max_ttl": "8760h",
+                "ttl": "2160h",
+            },
+        )
+
+    def amend_pki_role(self, mount: str, role: str = "ra", **settings: object) -> None:
+        self._ask("PATCH", f"{mount}/roles/{role}", settings)
+
     def put_secret(self, path: str, values: dict[str, str], mount: str = "secret") -> None:
         self._ask("POST", f"{mount}/data/{path}", {"data": values})
 
@@ -92,8 +133,22 @@ class OpenBao:
         self._ask("PUT", f"sys/policies/acl/{key}", {"policy": "\n".join(paths)})
         return str(self._ask("POST", "auth/token/create", {"policies": [key]})["auth"]["client_token"])
 
-    def _ask(self, method: str, path: str, body: object = None) -> dict[str, dict[str, str]]:
+    def app_role(self, name: str, *paths: tuple[str, list[str]]) -> tuple[str, str]:
+        """(role id, secret id) of an AppRole that may do these things, and nothing else."""
+        methods = self._ask("GET", "sys/auth")["data"]
+        if "approle/" not in methods:
+            self._ask("POST", "sys/auth/approle", {"type": "approle"})
+        policy = "\n".join(f'path "{path}" {{ capabilities = {json.dumps(may)} }}' for path, may in paths)
+        self._ask("PUT", f"sys/policies/acl/{name}", {"policy": policy})
+        self._ask("POST", f"auth/approle/role/{name}", {"token_policies": [name], "token_ttl": "1h"})
+        role = self._ask("GET", f"auth/approle/role/{name}/role-id")["data"]["role_id"]
+        secret = self._ask("POST", f"auth/approle/role/{name}/secret-id")["data"]["secret_id"]
+        return role, secret
+
+    def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         headers = {"X-Vault-Token": self.token} if self.token else {}
+        if method == "PATCH":
+            headers["Content-Type"] = "application/merge-patch+json"
         answer = requests.request(method, f"{self.address}/v1/{path}", json=body, headers=headers, timeout=30)
         assert answer.ok, f"{path}: {answer.text}"
         return answer.json() if answer.content else {}

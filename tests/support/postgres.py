@@ -95,6 +95,12 @@ class PostgresServer:
         while any(_runs(child) for child in children):
             time.sleep(0.01)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that started the others."""
+        assert self._process is not None, "it was started"
+        return self._process.pid
+
     def place(self, schema: str = "jinshi") -> PostgresPlace:
         """Where a ledger's schema is on this server."""
         return PostgresPlace("127.0.0.1", self.port, "postgres", USER, schema=schema)

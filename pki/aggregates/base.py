@@ -1,0 +1,48 @@
+"""What all aggregates of the trust service share: text ids, and times that are handed in.
+
+An aggregate's commands decide, and are the only way to an event; an event's name is frozen (`topic=`). Whoever is to do
+something loads the aggregate, calls a command and saves it (`pki.journal`); a second one who did the same at the same
+time meets a Conflict there, since both made the same version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from eventsourcing.domain import BaseAggregate, CanInitAggregate, CanMutateAggregate, MetaDomainEvent
+
+
+@dataclass(frozen=True)
+class TrustEvent(CanMutateAggregate[str], metaclass=MetaDomainEvent):
+    """Something decided about one aggregate. `timestamp` is when, timezone-aware, as the caller's clock said."""
+
+    originator_id: str
+    originator_version: int
+    timestamp: datetime
+
+
+@dataclass(frozen=True)
+class TrustCreated(CanInitAggregate[str], TrustEvent):
+    """The first event of an aggregate."""
+
+    originator_topic: str
+
+
+class TrustAggregate(BaseAggregate[str]):
+    """The base. Subclasses set `TOPIC` and give every command a `timestamp` (no aggregate reads a clock).
+
+    The first event is always called `Created` in Python; its recorded name is its topic's.
+    """
+
+    class Event(TrustEvent):
+        pass
+
+    class Created(Event, TrustCreated):
+        pass
+
+    @classmethod
+    def create_id_prefix(cls) -> str:
+        """What ids of this kind begin with, before the colon: the last part of `TOPIC`."""
+        topic: str = cls.TOPIC  # type: ignore[attr-defined]
+        return topic.rpartition(".")[2]

@@ -1,0 +1,1 @@
+"""Pure: certificates, requests, profiles, lists and answers as bytes and values; no I/O, no clock."""

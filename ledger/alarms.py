@@ -33,10 +33,13 @@ class AlarmKind(StrEnum):
     CERTIFICATE = "certificate-expiring"
     ASSET_UNCOVERED = "asset-uncovered"
     ASSET_DEGRADED = "asset-degraded"
+    STATUS_LATE = "status-late"
+    TRUST_CERTIFICATE = "trust-certificate-expiring"
+    KEY_AWAY = "key-away"
 
 
 Key = tuple[str, str]
-"""An alarm's kind, and what it is about: a site's or an asset's name, or '' for the ledger itself."""
+"""An alarm's kind, and what it is about: a site, an asset, a part of the trust service, or '' for the ledger itself."""
 
 
 @dataclass(frozen=True, slots=True)

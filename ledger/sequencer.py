@@ -39,14 +39,16 @@ NEW_STREAMS_IN_A_ROW: Final = 64
 
 
 class CommitSignal:
-    """Wakes live readers in this process after each commit. `commits` counts them."""
+    """Wakes live readers in this process after each commit. `commits` counts them; `size` is what they led to."""
 
     def __init__(self) -> None:
         self._waiters: set[asyncio.Future[None]] = set()
         self.commits = 0
+        self.size = 0
 
-    def set(self) -> None:
+    def set(self, size: int = 0) -> None:
         self.commits += 1
+        self.size = max(self.size, size)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -213,7 +215,7 @@ class Sequencer:
             if self._sealer is not None and self._sealer.recorded(staging.rows, staging.base):
                 following.unstage()  # what is sealed, and with which keys, has changed
             staging.answer()
-            self.committed.set()
+            self.committed.set(staging.base + len(staging.rows))
         except JinshiError as error:
             self._forget()  # what is committed is read again: recovery is the normal path
             following.unstage()

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from ledger.core.encoding import encode_base64
 from ledger.errors import Conflict, InvalidRequest, IssuanceRefused, JinshiError, Unacknowledged, Unavailable, WeakKey
 from ledger.sequencer import Recorded
-from pki.access.base import Caller, Permit
+from pki.access.base import Permit, service_permit
 from pki.aggregates.base import TrustAggregate
 from pki.aggregates.certificate import ABANDONED, HELD, INTENDED, ISSUED, REVOKED, Certificate
 from pki.core.issuing import Issuing
@@ -24,6 +25,7 @@ from pki.core.lint import must_pass
 from pki.core.template import SERIAL_BYTES, Template, make_template
 from pki.issuance.generations import Generations
 from pki.issuance.order import Issued, Order
+from pki.issuance.together import Together
 from pki.issuance.token import IssuanceToken, Tokens
 from pki.issuance.underway import UnderWay
 from pki.issuance.work import Work, sign_all
@@ -42,7 +44,7 @@ UNKNOWN_TO_THE_INDEX_MAX: Final = 4_096
 TBS_SIZE_MAX: Final = 40_000
 """So that a certificate always fits its entry (65,535 bytes) once it is signed."""
 
-RECOVERING: Final = Permit(Caller("local:jinshi"), "certificate.abandon", "system", ("recovery",))
+RECOVERING: Final = service_permit("local:jinshi", "certificate.abandon")
 
 
 class CertificateAuthority:
@@ -66,7 +68,9 @@ class CertificateAuthority:
         self._generations = Generations(index.book)
         self._tokens = Tokens()
         self._under_way = UnderWay()
-        self._keys: dict[str, SigningKey] = {}
+        self._making = Together()
+        self._signing = Together()
+        self._keys: dict[str, tuple[SigningKey, bytes]] = {}
         self._running: set[asyncio.Task[list[Issued]]] = set()
         self._intended: set[str] = set()
         self._looked_at: float | None = None
@@ -90,7 +94,7 @@ class CertificateAuthority:
             self._under_way.release(token.reservation)
         issuing, _ = self._generations.current(order.authority)
         self._check_standing(issuing)
-        template = self._template(order, issuing)
+        template = await self._making.do(partial(self._template, order, issuing))
         # From here to the reservation nothing is awaited: of two for the same key, one comes first.
         self._check_holder(order, issuing)
         reservation = self._under_way.reserve(order.request.key_id, order.holder, order.profile.name)
@@ -156,19 +160,22 @@ class CertificateAuthority:
             raise IssuanceRefused("the key is certified already", hint="make a new key for each certificate")
         if reuse == "holder" and any(other != holder for other in holders):
             raise IssuanceRefused("the key is certified already, for somebody else", hint="make a key of your own")
-        if profile.quota and self._count(holder, profile.name) - bool(order.renews) >= profile.quota:
+        if profile.quota and self._count(holder, profile.name) - self._renewed(order) >= profile.quota:
             raise IssuanceRefused(
                 f"{holder} has {profile.quota} certificates of profile {profile.name} already, as many as it allows",
                 hint="revoke one that is not used any more",
             )
 
     def _count(self, holder: str, profile: str) -> int:
+        self._under_way.settle(self._index.reached)  # so that none is counted twice
         now = int(self._journal.clock.now().timestamp())
         found = self._index.certificates.valid_count(self._index.database, holder, profile, now)
         return found + self._under_way.count(holder, profile)
 
     def _renewed(self, order: Order) -> int:
         """1 where it takes the place of one that counts against the same quota."""
+        if not order.renews:
+            return 0
         row = self._index.certificates.find(self._index.database, order.authority, order.renews)
         same = row is not None and (row.holder, row.profile) == (order.holder, order.profile.name)
         now = int(self._journal.clock.now().timestamp())
@@ -185,6 +192,8 @@ class CertificateAuthority:
         ):
             self._looked_at = time  # one looks; the others go on with what was known a moment ago
             await self._index.catch_up()
+        else:
+            return
         self._under_way.settle(self._index.reached)
 
     # -- issuing --
@@ -263,7 +272,7 @@ class CertificateAuthority:
                 work.append(Work(token, reference, await self._key(reference, issuing)))
             await self._intend(work, also, ids)
             try:
-                await sign_all(work)
+                await sign_all(work, self._signing)
             except Exception as error:
                 for one in work:
                     self._keys.pop(one.reference, None)  # it is opened anew, should its keeper come back
@@ -282,10 +291,12 @@ class CertificateAuthority:
 
     async def _key(self, reference: str, issuing: Issuing) -> SigningKey:
         """The authority's key, and no other one."""
-        key = self._keys.get(reference)
-        if key is None:
-            key = self._keys[reference] = await self._keystore.open(reference)
-        if key.public != issuing.public:
+        known = self._keys.get(reference)
+        if known is None:
+            opened = await self._keystore.open(reference)
+            known = self._keys[reference] = opened, opened.public
+        key, public = known
+        if public != issuing.public:
             raise Unavailable(
                 f"the key {reference} is not the one that authority {issuing.authority} was certified with",
                 hint="see: jinshi ca show " + issuing.authority,

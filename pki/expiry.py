@@ -19,6 +19,8 @@ THRESHOLDS: Final = (30, 7, 1)
 ROUND_MAX: Final = 1_000
 """How many notices a round records; the next one goes on."""
 ACTOR: Final = "service:ra"
+RESPONDER: Final = "ocsp-responder"
+"""Nobody is told of these: the service certifies its responders anew by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class Expiry:
         # Read whole before anything is awaited: what is recorded meanwhile changes the table.
         rows = list(self.index.certificates.ending(self.index.database, now, now + within_days * DAY_S + 1))
         for row in rows:
+            if row.profile == RESPONDER:
+                continue
             identity = self.index.identities.find(self.index.database, row.holder)
             days = -((now - row.not_after) // DAY_S)
             renewed = self.index.requests.renewed(self.index.database, row.authority, row.serial)

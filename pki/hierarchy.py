@@ -25,7 +25,7 @@ from pki.aggregates.authority import Authority, Generation
 from pki.aggregates.base import TrustAggregate
 from pki.aggregates.certificate import INTENDED, ISSUED, Certificate
 from pki.certifying import Certifier, Draft, Issuing, Prepared, certificate_text, issuing_with, must_be_fresh, prepare
-from pki.chains import issuing_certificate
+from pki.chains import chain_of, issuing_certificate
 from pki.core.algorithms import ALGORITHMS, Algorithm, algorithm_named, generate
 from pki.core.authority_profile import (
     AUTHORITY_PROFILES,
@@ -39,6 +39,7 @@ from pki.core.authority_profile import (
     public_of,
 )
 from pki.core.settings import DAY_S, AuthoritySettings
+from pki.core.subjects import subject_line
 from pki.custody import Custody
 from pki.journal import Journal
 from pki.keystore.base import SigningKey, signed
@@ -124,6 +125,8 @@ class Hierarchy:
     ) -> bytes:
         """A new authority that somebody else certifies (an offline root, another house): its key, and a request
         (PKCS#10, DER). Asked again before it is certified, it is the same key's. Raises as `create_root`."""
+        if parent:
+            await self.journal.load(Authority, Authority.create_id(parent))
         made = await self._with_key(name, parent, wish.algorithm, settings, keeper)
         request = await self._request(made.signing, wish.profile.subject)
         await self.journal.save(*made.beside, permit=permit)
@@ -150,6 +153,8 @@ class Hierarchy:
                 f"{name} is certified elsewhere", hint=f"ask there: jinshi ca rollover {name} --request FILE"
             )
         above = None if is_root else await self._issuing_at_hand(authority.parent)
+        if is_root:
+            await self.issuing(name)  # a key that does not hold any more vouches for no other, and none for it
         made = await self._next_key(authority, kind, keeper)
         certifier = Certifier(self.journal, self.custody.keys)
         if above is not None:
@@ -243,13 +248,17 @@ class Hierarchy:
 
         Raises:
             InvalidRequest: there is none.
-            Conflict: it is retired or not certified yet, or its certificate is revoked or on hold.
+            Conflict: it is retired or not certified yet, or its certificate, or one above, is revoked or on hold.
         """
         authority = await self.journal.load(Authority, Authority.create_id(name))
         certificate = issuing_certificate(authority)
         await self.index.catch_up()
-        if state := self.revocation_of(certificate):
-            raise Conflict(f"the certificate of authority {name} is {state}", hint=f"see: jinshi ca show {name}")
+        for one in chain_of(self.index.book, authority, authority.current.number):
+            if state := self.revocation_of(one):
+                which = "its certificate" if one == certificate else f"the certificate of {subject_line(one.subject)}"
+                raise Conflict(
+                    f"authority {name} certifies nobody: {which} is {state}", hint=f"see: jinshi ca show {name}"
+                )
         return issuing_with(authority, authority.current, certificate)
 
     def revocation_of(self, certificate: x509.Certificate) -> str:

@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from cryptography import x509
@@ -24,6 +25,7 @@ from pki.ca import Order
 from pki.core.profile import Profile
 from pki.core.request import parse_request
 from pki.core.subjects import name_for
+from pki.issuance.together import Together
 from pki.issuers.registry import Issuers
 from pki.journal import Journal
 from pki.views.catalogue import TrustIndex
@@ -49,6 +51,7 @@ ATTEMPTS: Final = 4
 PAGE_ENTRIES: Final = 500
 HOLDERS_KEPT: Final = 4_096
 ACTOR: Final = "service:ra"
+NEVER_S: Final = float("-inf")
 
 
 @dataclass(eq=False, slots=True)
@@ -65,10 +68,11 @@ class Registration:
     issuers: Issuers
     profile_of: Callable[[str, int | None], Profile]
     lag_s: float = 0.0
-    _looked_s: float = field(default=float("-inf"), init=False)
+    _looked_s: float = field(default=NEVER_S, init=False)
     _holders: dict[str, IdentityRow] = field(default_factory=dict, init=False)
     """Those looked up since the last look, bounded."""
     _under_way: Counter[tuple[str, str]] = field(default_factory=Counter, init=False)
+    _parsing: Together = field(default_factory=Together, init=False)
 
     # -- asking --
 
@@ -92,7 +96,7 @@ class Registration:
         permit = await self.access.permit(caller, "request.submit", Resource("request", wish.client_id or "new", about))
         requester = person_of(permit)
         name = name_of_request(requester, wish.client_id)
-        order = order_of(wish, profile, parse_request(wish.csr), name)
+        order = order_of(wish, profile, await self._parsing.do(partial(parse_request, wish.csr)), name)
         try:
             return await self._checked(wish, profile, order, requester, permit)
         except (Conflict, IssuanceRefused):
@@ -351,7 +355,13 @@ class Registration:
         """Catch up with the journal, where what is known may be too old."""
         now_s = asyncio.get_running_loop().time()
         if exactly or now_s - self._looked_s >= self.lag_s:
-            await self.index.catch_up()
+            if self._looked_s != NEVER_S:
+                self._looked_s = now_s  # one looks; the others go on with what was known a moment ago
+            try:
+                await self.index.catch_up()
+            except BaseException:
+                self._looked_s = NEVER_S
+                raise
             self._looked_s = now_s
             self._holders.clear()
 

@@ -203,7 +203,7 @@ def _parsed(certificate: bytes) -> x509.Certificate:
             raise ValueError("its serial has more than 20 octets")
         found.extensions  # noqa: B018  # they are read here, so that what is wrong with them is said here
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise MalformedRequest(f"that is no certificate ({error})", hint="give it in PEM or DER") from error
+        raise MalformedRequest("that is no certificate", hint="give it in PEM or DER") from error
     return found
 
 

@@ -62,7 +62,9 @@ BATCH_MAX: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class _Stamping:
-    """An authority as it stamps now. `policy` is in DER; `per_entry` how many tokens fit one entry."""
+    """An authority as it stamps now. `policy` is in DER; `per_entry` how many tokens fit one entry; `fingerprints` of
+    its certificate and of those above.
+    """
 
     version: int
     number: int
@@ -71,6 +73,7 @@ class _Stamping:
     signer: StampSigner
     key: SigningKey
     per_entry: int
+    fingerprints: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +217,17 @@ class TimeStamping:
             signer = signer_of(tsa, current.number)
             if key.public != signer.public:
                 raise Conflict(f"key {current.number} of {self.name} is not the one its certificate is of")
-            found = _stamping(tsa.version, current.number, read_stamp_settings(tsa.settings), signer, key)
+            above = [decode_base64(one) for one in current.chain]
+            fingerprints = tuple(hashlib.sha256(one).hexdigest() for one in (signer.certificate, *above))
+            found = _stamping(
+                *(tsa.version, current.number, read_stamp_settings(tsa.settings), signer, key), fingerprints
+            )
             self._stamping = found
-        fingerprint = hashlib.sha256(found.signer.certificate).hexdigest()
-        row = self._index.certificates.by_fingerprint(self._index.database, fingerprint)
-        if row is not None and row.state != ISSUED:
-            raise Conflict(f"the certificate of {self.name} is {row.state}", hint="certify another key")
+        for number, fingerprint in enumerate(found.fingerprints):
+            row = self._index.certificates.by_fingerprint(self._index.database, fingerprint)
+            if row is not None and row.state != ISSUED:
+                whose = f"above {self.name}" if number else f"of {self.name}"
+                raise Conflict(f"the certificate {whose} is {row.state}", hint=f"see: jinshi cert show {row.serial}")
         return found
 
     async def _now(self, signer: StampSigner) -> datetime:
@@ -272,12 +280,18 @@ class _Entry:
                 one.answer.set_result(granted(signer.token(info, signature, certificates=one.request.certificates)))
 
 
-def _stamping(version: int, number: int, settings: StampSettings, signer: StampSigner, key: SigningKey) -> _Stamping:
+def _stamping(
+    version: int,
+    number: int,
+    settings: StampSettings,
+    signer: StampSigner,
+    key: SigningKey,
+    fingerprints: tuple[str, ...],
+) -> _Stamping:
     policy = policy_der(settings.policy)
     size = pack_size_max(len(policy) + len(signer.tsa), signer.signature_size_max)
-    return _Stamping(
-        version, number, settings, policy, signer, key, max(1, ENTRY_TEXT_MAX // (4 * (size // 3 + 1) + 3))
-    )
+    per_entry = max(1, ENTRY_TEXT_MAX // (4 * (size // 3 + 1) + 3))
+    return _Stamping(version, number, settings, policy, signer, key, per_entry, fingerprints)
 
 
 def _chunks(asked: list[_Waiting], size: int) -> list[list[_Waiting]]:

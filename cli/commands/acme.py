@@ -14,11 +14,13 @@ from cli.session import Session, run_async, session_of
 from cli.trust.officers import deciding
 from cli.trust.opening import Trust, open_trust
 from ledger.core.event import format_time
+from ledger.errors import InvalidRequest
 from pki.access.base import Access
 from pki.acme.base import account_resource
 from pki.acme.eab import issue_key, key_resource, shown_secret
 from pki.aggregates.acme import Account, EabKey
 from pki.aggregates.authority import Authority
+from pki.aggregates.identity import ACTIVE
 from pki.views.acme import AccountRow, KeyRow
 from pki.views.profiles import find_profile
 
@@ -113,6 +115,10 @@ async def _new(
         book.get(Authority, Authority.create_id(authority))
         for one in profiles:
             find_profile(book, one)
+        identity = desk.trust.index.identities.find(desk.trust.index.database, holder)
+        if identity is None or identity.state != ACTIVE:
+            what = f"there is no {holder[:80]!r}" if identity is None else f"{holder} is {identity.state}"
+            raise InvalidRequest(what, hint="accounts are of a holder that is registered: jinshi ra identity add")
         resource = key_resource("new", holder, authority, names, profiles)
         permit = await desk.access.permit(desk.trust.caller, "account.bind", resource)
         return await issue_key(desk.trust.journal, holder, authority, profiles, names, accounts, permit=permit)

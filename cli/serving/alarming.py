@@ -16,6 +16,7 @@ from cli.display.logs import get_logger
 from cli.display.render import duration
 from cli.serving.covering import Covering, unchanged
 from cli.serving.guarding import Guards
+from cli.serving.trust_watching import TRUST_KINDS, TrustWatch
 from cli.serving.webhook import Webhook
 from cli.sites.scrub_alarms import ScrubAlarms
 from cli.system import SystemClock
@@ -48,10 +49,15 @@ class AlarmSettings:
 
 
 class Alarming:
-    """Watches one server. `certificate`: the file of the one it serves with."""
+    """Watches one server. `certificate`: the file of the one it serves with; `trust`: its trust service."""
 
     def __init__(
-        self, writable: WritableLedger, service: Service, settings: AlarmSettings, certificate: Path | None
+        self,
+        writable: WritableLedger,
+        service: Service,
+        settings: AlarmSettings,
+        certificate: Path | None,
+        trust: TrustWatch | None = None,
     ) -> None:
         """Raises InvalidRequest: the webhook is no URL."""
         self._writable = writable
@@ -59,6 +65,7 @@ class Alarming:
         self._settings = settings
         self._webhook = None if settings.webhook is None else Webhook(settings.webhook)
         self._expires_s = None if certificate is None else _end_of(certificate)
+        self._trust = trust
         self._clock = SystemClock()
         self._guards = Guards(writable.ledger)
         self._covering = Covering(writable, service, self._guards, unreachable_s=settings.unreachable_s)
@@ -136,6 +143,7 @@ class Alarming:
         found += self._guards.readings(self._standing)
         found += await self._covering.readings(self._standing)
         found += await self._of_assets()
+        found += self._of_trust()
         found.append(disk_reading(self._writable.ledger.paths.root, self._settings.disk_free_percent))
         if self._expires_s is not None:
             left_s = self._expires_s - self._clock.now().timestamp()
@@ -151,6 +159,12 @@ class Alarming:
         except StoreUnavailable:  # said by whatever else needs the store
             return unchanged(AlarmKind.ASSET_DEGRADED, self._standing)
         return [degraded_reading(asset) for asset in assets.active()]
+
+    def _of_trust(self) -> list[Reading]:
+        """Where it is not served, what was last known of it stays."""
+        if self._trust is not None:
+            return self._trust.readings(self._standing)
+        return [one for kind in TRUST_KINDS for one in unchanged(kind, self._standing)]
 
     async def _of_site(self, one: Standing) -> list[Reading]:
         """Nothing is said of a site that was not heard of yet, except what is known to be wrong."""

@@ -20,6 +20,7 @@ from cli.serving.scrub_rounds import scrub_rounds
 from cli.serving.taking import Taker, taking_over
 from cli.serving.tls import TlsFiles, actor_of_scope, fingerprint_of_scope, server_context
 from cli.serving.trust import Faces, TrustSettings, serving_trust
+from cli.serving.trust_watching import TrustWatch
 from cli.sites.acknowledging import Ack, acknowledging_of
 from cli.sites.rounds import Keys
 from cli.system import SystemClock
@@ -91,7 +92,11 @@ async def serve(
             app = make_app(service)
             app.router.routes[:0] = faces.routes
             server = Server(Serving(app, ready, context, CONNECTIONS_MAX, service.closing.set))
-            work = [_publishing_failed(service), *faces.work, *_beside(writable, service, passphrase, settings)]
+            work = [
+                _publishing_failed(service),
+                *faces.work,
+                *_beside(writable, service, passphrase, settings, faces.watch),
+            ]
             with uvicorn_logs(), closing(_captures(writable, service, passphrase)) as captures:
                 if settings.capture:
                     work.append(captures.run())
@@ -183,11 +188,11 @@ def _opening(writable: WritableLedger, settings: ServeSettings) -> Callable[[Any
 
 
 def _beside(
-    writable: WritableLedger, service: Service, passphrase: str, settings: ServeSettings
+    writable: WritableLedger, service: Service, passphrase: str, settings: ServeSettings, trust: TrustWatch | None
 ) -> list[Coroutine[Any, Any, None]]:
     certificate = None if settings.tls is None else settings.tls.certificate
     offline = frozenset(site.name for site in writable.ledger.settings.sites if site.offline)
-    work = [Alarming(writable, service, replace(settings.alarms, offline=offline), certificate).run()]
+    work = [Alarming(writable, service, replace(settings.alarms, offline=offline), certificate, trust).run()]
     if settings.replicate:
         target = Target(service, hold_s=settings.replicate_every_s)
         writable.ledger.shipping.limits = FollowerLimits(parallel=settings.parallel)

@@ -21,6 +21,7 @@ from cli.display.logs import get_logger
 from cli.serving.bearer import accepting
 from cli.serving.listening import Server, Serving, address_of, bound, log_fault
 from cli.serving.tls import actor_of_scope, fingerprint_of_scope, public_context
+from cli.serving.trust_watching import TrustWatch
 from cli.sites.acknowledging import Ack
 from cli.system import SystemClock
 from cli.trust.keys import recorded_keys
@@ -41,10 +42,12 @@ from pki.acme.own import OwnAuthority
 from pki.acme.service import make_acme
 from pki.acme.settings import AcmeSettings
 from pki.ca import CertificateAuthority
+from pki.custody import RecordedKeys
 from pki.http import status as status_routes
 from pki.http import tokens as token_routes
 from pki.http import tsa as tsa_routes
 from pki.journal import SOURCE, Journal
+from pki.keys_away import keys_away
 from pki.tsa import TimeStampings
 from pki.views.catalogue import TrustIndex
 from pki.views.profiles import all_profiles
@@ -91,6 +94,8 @@ class Faces:
 
     routes: Sequence[BaseRoute] = ()
     work: Sequence[Work] = ()
+    watch: TrustWatch | None = None
+    """What of it raises alarms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,7 @@ class _Parts:
     registration: RegistrationServices
     tokens: Tokens
     stamping: TimeStampings
+    keys: RecordedKeys
 
 
 @asynccontextmanager
@@ -131,9 +137,6 @@ async def serving_trust(
 
     async with AsyncExitStack() as stack:
         parts = await _put_together(stack, writable, service, passphrase, acknowledge)
-        await parts.authority.recover(
-            older_than_s=0
-        )  # this process alone issues now: what another left, it left for good
         source = status_routes.StatusService(parts.status.live, SystemClock())
         public = [*status_routes.routes(source), *tsa_routes.routes(tsa_routes.TsaService(parts.stamping.find))]
         routes: list[BaseRoute] = [
@@ -143,7 +146,8 @@ async def serving_trust(
         if tls:
             service.tokens = accepting(parts.tokens)
             routes += token_routes.routes(token_routes.TokenService(parts.tokens, caller_of))
-        work = [parts.status.rounds.run(), parts.access.refusals.run(), _rounds(parts, tokens=tls)]
+        watch = _watch(parts)
+        work = [parts.status.rounds.run(), parts.access.refusals.run(), _rounds(parts, tokens=tls), watch.run()]
         if settings.status_listen:
             listener = stack.enter_context(bound(settings.status_listen, loopback_only=False))
             app = make_role_app(Face(_no_troubles, None, LIMITS, log_fault), public)
@@ -151,7 +155,7 @@ async def serving_trust(
         if settings.acme is not None:
             work += _acme(stack, settings.acme, parts)
         try:
-            yield Faces(routes, work)
+            yield Faces(routes, work, watch)
         finally:
             for one in work:
                 one.close()  # does nothing to those that were begun and have ended
@@ -186,7 +190,7 @@ async def _put_together(
     stamping = TimeStampings(journal, index, keys, actor, access.refusals, on_fault=log_fault)
     stack.push_async_callback(stamping.close)
     tokens = Tokens(journal, index, access, keys, ledger.origin)
-    return _Parts(trust, access, authority, status, registration, tokens, stamping)
+    return _Parts(trust, access, authority, status, registration, tokens, stamping, keys)
 
 
 async def _close(access: OfficersAccess) -> None:
@@ -229,6 +233,15 @@ async def _tried(work: Awaitable[T]) -> T | None:
     except JinshiError as error:
         get_logger().error(error.what, hint=error.hint)
         return None
+
+
+def _watch(parts: _Parts) -> TrustWatch:
+    index, clock, folder = parts.trust.index, SystemClock(), parts.trust.paths.authority_keys
+
+    async def away() -> dict[str, str]:
+        return await keys_away(index.book, parts.keys, folder, int(clock.now().timestamp()))
+
+    return TrustWatch(index, parts.status.rounds, away, clock)
 
 
 def _acme(stack: AsyncExitStack, settings: AcmeServing, parts: _Parts) -> list[Work]:

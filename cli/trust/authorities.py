@@ -17,7 +17,7 @@ from cli.trust.keys import custody_of
 from cli.trust.officers import deciding
 from cli.trust.opening import Trust, open_trust
 from ledger.errors import InvalidRequest
-from pki.access.base import Permit, Resource
+from pki.access.base import Permit, Resource, service_permit
 from pki.access.officers import OfficersAccess
 from pki.aggregates.authority import RETIRED, Authority, Generation
 from pki.ceremony.keys import CeremonyKeys
@@ -84,7 +84,7 @@ async def open_authorities(session: Session) -> AsyncIterator[AuthorityDesk]:
 
 def _clearing(trust: Trust) -> Permit:
     """For what nobody decides: an intent that came to nothing is abandoned."""
-    return Permit(trust.caller, "authority.recover", "system", ("recovery",))
+    return service_permit(trust.caller.actor, "authority.recover")
 
 
 def settings_with(settings: AuthoritySettings, changes: Mapping[str, str]) -> AuthoritySettings:

@@ -7,7 +7,7 @@ import base64
 from cli.config import Environment, read_settings
 from cli.trust.opening import Trust
 from cli.wiring.keystores import open_keystores
-from pki.access.base import Permit
+from pki.access.base import service_permit
 from pki.custody import Custody, RecordedKeys
 
 
@@ -20,5 +20,5 @@ def custody_of(trust: Trust, environment: Environment, passphrase: str) -> Custo
 
 def recorded_keys(trust: Trust, environment: Environment, passphrase: str) -> RecordedKeys:
     """The same as a `KeyStore`, for what makes keys beside authorities: responders, time stamps, tokens."""
-    permit = Permit(trust.caller, "key.create", "system", ("custody",))
+    permit = service_permit(trust.caller.actor, "key.create")
     return RecordedKeys(custody_of(trust, environment, passphrase), permit)

@@ -55,6 +55,7 @@ def status_services(
         Publisher(journal, index, lists, own),
         lambda url: open_place(url, environment, create=_is_new_folder(url)),
         live,
+        actor=environment.actor,
     )
     return StatusServices(lists, live, rounds, Revocation(journal, index, rounds.wake))
 

@@ -12,6 +12,7 @@ from ledger.core.canonical import NESTING_MAX, canonicalize, is_canonical, parse
 from ledger.core.event import (
     RECORDED,
     Event,
+    Extension,
     check_event,
     check_time,
     event_of,
@@ -129,10 +130,15 @@ def _encode_extended(event: Event, time: bytes, streamversion: int, recordedtime
     if event.subject is not None:
         members.append(b'"subject":' + _text(event.subject))
     for name, value in event.extensions.items():
-        text = b"%d" % value if type(value) is int else canonicalize(value)
-        members.append(b'"%b":%b' % (name.encode(), text))
+        members.append(b'"%b":%b' % (name.encode(), _extension(value)))
     members.sort()  # a name ends in a quotation mark, which sorts before whatever else may stand in one
     return b"{%b}" % b",".join(members)
+
+
+def _extension(value: Extension) -> bytes:
+    if type(value) is str:
+        return _text(value)
+    return b"%d" % value if type(value) is int else canonicalize(value)
 
 
 def _data_members(event: Event) -> list[bytes]:

@@ -120,7 +120,14 @@ def event_time_us(text: str) -> int:
 
 def format_time(us: int) -> str:
     """RFC 3339 in UTC with six digits, as the sequencer writes it."""
-    return (_EPOCH + timedelta(microseconds=us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    seconds, rest = divmod(us, 1_000_000)
+    return f"{_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    """The beginning of such a time; the same for many events in a row."""
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 # -- what an attribute may hold -------------------------------------------------------------------------------------
@@ -176,11 +183,16 @@ def _check_text(name: str, value: object) -> None:
         raise MalformedEvent(f"attribute {name!r} holds a control character or a lone surrogate")
 
 
-def _check_extension(name: str, extension: object) -> None:
+@lru_cache(maxsize=4096)
+def _check_extension_name(name: str) -> None:
     if not _NAME.fullmatch(name) or name in _RESERVED:
         raise MalformedEvent(f"{name[:64]!r} is no name for an extension attribute", hint="use a-z and 0-9 only")
+
+
+def _check_extension(name: str, extension: object) -> None:
+    _check_extension_name(name)
     if isinstance(extension, str):
-        if _CONTROL.search(extension):
+        if not (extension.isascii() and extension.isprintable()) and _CONTROL.search(extension):
             raise MalformedEvent(f"attribute {name!r} holds a control character or a lone surrogate")
     elif not isinstance(extension, int) or not -INTEGER_MAX <= extension <= INTEGER_MAX:
         raise MalformedEvent(f"attribute {name!r} is neither a text, nor an integer, nor true or false")

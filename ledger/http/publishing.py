@@ -120,11 +120,15 @@ class Publishing:
 
     async def _watch(self) -> None:
         """Follow the committed head: at once for commits of this process, within POLL_S for any other."""
+        own = self._sequencer.committed
         while True:
-            seen = self._sequencer.committed.commits
-            with suppress(Unavailable):  # the next look may succeed; requests meet the error themselves
-                self.committed.rise((await self._store.head()).size)
-            await self._sequencer.committed.wait(POLL_S, seen=seen)
+            seen = own.commits
+            if own.size > self.committed.value:
+                self.committed.rise(own.size)  # known without a look
+            else:
+                with suppress(Unavailable):  # the next look may succeed; requests meet the error themselves
+                    self.committed.rise((await self._store.head()).size)
+            await own.wait(POLL_S, seen=seen)
 
     async def _run(self) -> None:
         retry_s = self._limits.retry_after_s

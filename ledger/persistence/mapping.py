@@ -40,11 +40,13 @@ class EventMapping:
     """How one recorder's stored events stand in the ledger.
 
     `source` is theirs alone. `uuids`: originator ids that read as UUIDs are UUIDs (the library's ORIGINATOR_ID_TYPE).
+    `json`: whoever made the states, they are JSON, and are not looked at to find that out.
     """
 
     source: str
     names: EventNames
     uuids: bool = True
+    json: bool = False
 
     def to_event(self, stored: StoredEvent, *, time: str, extensions: Mapping[str, Extension]) -> Event:
         """A stored event as the event that records it.
@@ -63,7 +65,7 @@ class EventMapping:
             type=self.names.name_of(stored.topic),
             subject=subject,
             time=time,
-            datacontenttype=None if _is_json(stored.state) else OCTETS,
+            datacontenttype=None if self.json or _is_json(stored.state) else OCTETS,
             data=stored.state,
             extensions={**extensions, VERSION: stored.originator_version},
         )

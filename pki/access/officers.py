@@ -27,6 +27,7 @@ POLICY: Final = "policy:trust"
 SUBSCRIBERS: Final = ("acme:",)
 """How actors begin whom a protocol knows by an account of its own."""
 PRINCIPALS_MAX: Final = 4_096
+NEVER: Final = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class OfficersAccess:
         self._policies: tuple[int, Policies] = (0, Policies())
         self._principals: dict[str, tuple[int, Principal]] = {}
         self._look_every_s = look_every_s
-        self._looked_at = float("-inf")
+        self._looked_at = NEVER
         self.refusals = RefusalLog(journal, actor)
 
     async def permit(self, caller: Caller, action: str, resource: Resource) -> Permit:
@@ -89,7 +90,13 @@ class OfficersAccess:
         """Let the index take in what is new, unless it did just now. Raises as `Index.catch_up`."""
         time = asyncio.get_running_loop().time()
         if time - self._looked_at >= self._look_every_s:
-            await self._index.catch_up()
+            if self._looked_at != NEVER:
+                self._looked_at = time  # one looks; the others go on with what was known a moment ago
+            try:
+                await self._index.catch_up()
+            except BaseException:
+                self._looked_at = NEVER
+                raise
             self._looked_at = time
 
     async def close(self) -> None:

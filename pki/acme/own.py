@@ -16,6 +16,7 @@ from pki.access.base import Permit
 from pki.acme.issuing import Certified, Wanted
 from pki.aggregates.authority import Authority
 from pki.aggregates.certificate import ABANDONED, INTENDED, Certificate
+from pki.aggregates.identity import ACTIVE
 from pki.ca import CertificateAuthority, Order
 from pki.chains import chain_of
 from pki.core.permitted import permits
@@ -74,7 +75,25 @@ class OwnAuthority:
             row.serial, (decode_base64(certificate.der), *(one.public_bytes(Encoding.DER) for one in above))
         )
 
+    def _check_holder(self, wanted: Wanted) -> None:
+        """That whoever the key was given out for may still have that certified, as far as the registration knows it.
+
+        Raises:
+            IssuanceRefused: it is suspended or withdrawn, its vetting is over, or does not cover a name.
+        """
+        found = self.index.identities.find(self.index.database, wanted.holder)
+        if found is None:
+            return  # the officer who gave out the key has said whom it is for, and for which names
+        shown = wanted.holder.replace(":", " ")
+        if found.state != ACTIVE:
+            raise IssuanceRefused(f"{shown} is {found.state}", hint=f"see: jinshi ra identity show {wanted.holder}")
+        if found.vetted_until <= int(self.journal.clock.now().timestamp()):
+            raise IssuanceRefused(f"{shown} is not vetted, or not any more", hint="vet it: jinshi ra identity vet")
+        if unknown := [name for name in wanted.names if not permits(found.names, name)]:
+            raise IssuanceRefused(f"{unknown[0][:80]} was not vetted for {shown}", hint="vet it with that name first")
+
     def _order(self, wanted: Wanted) -> Order:
+        self._check_holder(wanted)
         profile = self._profile(wanted.profile)
         return Order(
             wanted.authority,

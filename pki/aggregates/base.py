@@ -9,8 +9,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from eventsourcing.domain import BaseAggregate, CanInitAggregate, CanMutateAggregate, MetaDomainEvent
+
+_LISTED: Final = {
+    "account": "acme accounts list",
+    "act": "officer acts",
+    "authority": "ca list",
+    "ceremony": "ca ceremony list",
+    "eab": "acme eab list",
+    "identity": "ra identity list",
+    "key": "ca keys list",
+    "officer": "officer list",
+    "request": "ra list",
+    "tsa": "tsa show",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,12 @@ class TrustAggregate(BaseAggregate[str]):
 
     class Created(Event, TrustCreated):
         pass
+
+    @classmethod
+    def where(cls) -> str:
+        """Where those of this kind are listed, as a hint to whoever has named none."""
+        found = _LISTED.get(cls.create_id_prefix(), "")
+        return found and f"see: jinshi {found}"
 
     @classmethod
     def create_id_prefix(cls) -> str:

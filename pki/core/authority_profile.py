@@ -190,7 +190,7 @@ def parse_certificates(data: bytes, *, count_max: int = 16) -> list[x509.Certifi
             one.public_key()
             subject_line(one.subject)
     except (*_UNREADABLE, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise MalformedRequest(f"it is no certificate ({error})"[:300], hint="give X.509 in PEM or DER") from error
+        raise MalformedRequest("it is no certificate", hint="give X.509 in PEM or DER") from error
     if len(found) > count_max:
         raise MalformedRequest(f"there are {len(found)} certificates; the most is {count_max}")
     return found

@@ -17,9 +17,8 @@ from ledger.errors import IssuanceRefused, JinshiError, MalformedRequest
 from pki.core import der
 from pki.core.authority_profile import key_id_of
 from pki.core.issuing import Issuing
-from pki.core.keys import subject_key_of
 from pki.core.lint_issuer import ISSUER_RULES
-from pki.core.linted import Finding, Linted, Rule, times_of, usages_of
+from pki.core.linted import Finding, Linted, Rule, linted
 from pki.core.names import name_of
 from pki.core.permitted import permits
 from pki.core.profile import KEY_USAGES, Profile
@@ -57,7 +56,10 @@ _CRITICAL: Final = {
     ExtensionOID.CERTIFICATE_POLICIES: False,
     ExtensionOID.OCSP_NO_CHECK: False,
 }
-"""What may be there, and whether it is critical; names and extended key usages have rules of their own."""
+"""What may be there, and whether it is critical."""
+
+_OTHERWISE_CRITICAL: Final = (ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.EXTENDED_KEY_USAGE)
+"""What may be there, too, with rules of its own."""
 
 
 def lint(tbs: bytes, issuing: Issuing, profile: Profile, *, now: int) -> list[Finding]:
@@ -67,16 +69,8 @@ def lint(tbs: bytes, issuing: Issuing, profile: Profile, *, now: int) -> list[Fi
     """
     try:
         certificate = x509.load_der_x509_certificate(assembled(tbs, issuing.algorithm, NO_SIGNATURE))
-        extensions = list(certificate.extensions)
-        algorithm, issuer, validity, public = _parts(tbs)
-        key = subject_key_of(certificate.public_key())
-        values = {type(one.value): one.value for one in extensions}
-        linted = Linted(
-            algorithm, issuer, validity, public, certificate, extensions, values, key, issuing, profile, now
-        )
-        return [
-            Finding(rule.name, rule.source, what) for rule in (*RULES, *ISSUER_RULES) for what in rule.check(linted)
-        ]
+        it = linted(tbs, certificate, issuing, profile, now)
+        return [Finding(rule.name, rule.source, what) for rule in _EVERY_RULE for what in rule.check(it)]
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
         return [Finding("readable", "RFC 5280 §4.1", f"the certificate cannot be read ({error})"[:300])]
     except JinshiError as error:
@@ -108,7 +102,7 @@ def _algorithm(it: Linted) -> Iterator[str]:
 
 
 def _period(it: Linted) -> Iterator[str]:
-    begin, end = times_of(it.certificate)
+    begin, end = it.period
     if not begin < end:
         yield "it ends before it begins"
     if end - begin + 1 > it.profile.validity_s:
@@ -121,7 +115,7 @@ def _period(it: Linted) -> Iterator[str]:
 
 def _time_encoding(it: Linted) -> Iterator[str]:
     reader = der.Reader(der.read(it.validity, der.SEQUENCE))
-    for moment in times_of(it.certificate):
+    for moment in it.period:
         late = moment >= FIRST_OF_2050
         if not reader.next_is(der.GENERALIZED_TIME if late else der.UTC_TIME):
             yield "a time is not written as UTCTime until 2049 and GeneralizedTime from 2050 on"
@@ -132,11 +126,10 @@ def _time_encoding(it: Linted) -> Iterator[str]:
 
 
 def _subject_text(it: Linted) -> Iterator[str]:
-    parts = list(it.certificate.subject)
-    if len(parts) > PARTS_MAX or any(len(one) != 1 for one in it.certificate.subject.rdns):
+    if len(it.parts) > PARTS_MAX or any(len(one) != 1 for one in it.subject.rdns):
         yield "the subject has too many parts, or several in one place"
     seen = set()
-    for one in parts:
+    for one in it.parts:
         known = attribute_of(one.oid)
         if known is None:
             yield f"the subject has {one.oid.dotted_string}"
@@ -151,7 +144,7 @@ def _subject_text(it: Linted) -> Iterator[str]:
 
 def _subject_profile(it: Linted) -> Iterator[str]:
     profile = it.profile
-    found = {name_for(one) for one in it.certificate.subject}
+    found = {name_for(one) for one in it.parts}
     for name in sorted(found - {*profile.subject_required, *profile.subject_allowed}):
         yield f"the profile has no {name} in the subject"
     for name in profile.subject_required:
@@ -187,13 +180,13 @@ def _alternatives(it: Linted) -> Iterator[str]:
 def _common_name(it: Linted) -> Iterator[str]:
     if it.profile.common_name == "names":
         values = {str(one.value) for one in it.alternatives}
-        for one in it.certificate.subject:
+        for one in it.parts:
             if name_for(one) == "CN" and one.value not in values:
                 yield f"the common name {one.value!r} is not among the names"
 
 
 def _whom(it: Linted) -> Iterator[str]:
-    empty = not list(it.certificate.subject)
+    empty = not it.parts
     for one in it.extensions:
         if one.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME and one.critical is not empty:
             yield f"the alternative names are {'' if one.critical else 'not '}critical"
@@ -203,11 +196,12 @@ def _whom(it: Linted) -> Iterator[str]:
 
 def _extensions(it: Linted) -> Iterator[str]:
     for one in it.extensions:
-        if one.oid in (ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.EXTENDED_KEY_USAGE):
+        critical = _CRITICAL.get(one.oid)
+        if critical is one.critical or one.oid in _OTHERWISE_CRITICAL:
             continue
-        if one.oid not in _CRITICAL:
+        if critical is None:
             yield f"it has the extension {one.oid.dotted_string}"
-        elif _CRITICAL[one.oid] is not one.critical:
+        else:
             yield f"the extension {one.oid.dotted_string} is {'' if one.critical else 'not '}critical"
 
 
@@ -232,7 +226,7 @@ def _key_usage(it: Linted) -> Iterator[str]:
     if usage is None:
         yield "it has no key usage"
         return
-    found = usages_of(usage)
+    found = it.usages
     if wrong := found - {KEY_USAGES[one] for one in it.profile.key_usage} - {"key_cert_sign", "crl_sign"}:
         yield f"the profile has no key usage {', '.join(sorted(wrong))}"
     if not it.key.encrypts and found & {"key_encipherment", "data_encipherment"}:
@@ -242,8 +236,7 @@ def _key_usage(it: Linted) -> Iterator[str]:
 
 
 def _extended_key_usage(it: Linted) -> Iterator[str]:
-    extended, usage = list(it.find(x509.ExtendedKeyUsage) or ()), it.find(x509.KeyUsage)
-    found = usages_of(usage) if usage is not None else set()
+    extended, found = list(it.find(x509.ExtendedKeyUsage) or ()), it.usages
     if bool(extended) is not bool(it.profile.extended_key_usage):
         yield "its extended key usage is not the profile's"
     if _ANY in extended or len(set(extended)) != len(extended):
@@ -308,13 +301,4 @@ RULES: Final = (
     Rule("key-strength", "NIST SP 800-57 Part 1 §5.6", _key_strength),
     Rule("status", "RFC 5280 §4.2.1.13 and §4.2.2.1", _status_told),
 )
-
-
-def _parts(tbs: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """The signature algorithm, the issuer, the validity and the public key of a TBSCertificate, each whole."""
-    reader = der.Reader(der.read(tbs, der.SEQUENCE))
-    if reader.take(0xA0) != der.integer(2):
-        raise MalformedRequest("it is not of version 3")
-    reader.take(der.INTEGER)
-    algorithm, issuer, validity, _, public = (reader.take_whole(der.SEQUENCE) for _ in range(5))
-    return algorithm, issuer, validity, public
+_EVERY_RULE: Final = (*RULES, *ISSUER_RULES)

@@ -8,7 +8,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from pki.core.linted import Linted, Rule, times_of
+from pki.core.linted import Linted, Rule
 from pki.core.name_constraints import outside, shown
 
 ANY_POLICY: Final = "2.5.29.32.0"
@@ -21,7 +21,7 @@ def _issuer_name(it: Linted) -> Iterator[str]:
 
 
 def _within_the_authority(it: Linted) -> Iterator[str]:
-    begin, end = times_of(it.certificate)
+    begin, end = it.period
     own = it.issuing.chain[0]
     if begin < own.begin or end > own.end:
         yield "it holds before or after its authority does"
@@ -44,7 +44,7 @@ def _name_constraints(it: Linted) -> Iterator[str]:
     for above in it.issuing.chain:
         if above.names is None:
             continue
-        for what in outside(above.names, it.certificate.subject, names):
+        for what in outside(above.names, it.subject, names):
             yield f"{above.shown}: {what}"
         for excluded in above.names.excluded_subtrees or ():
             for wildcard in names:

@@ -15,6 +15,11 @@ def crl_path(authority: str, generation: int, shard: int) -> str:
     return f"/crl/{authority}-{generation}-{shard}.crl"
 
 
+def delta_path(authority: str, generation: int, shard: int) -> str:
+    """Of the newest delta to it."""
+    return crl_path(authority, generation, shard).removesuffix(".crl") + "-delta.crl"
+
+
 def certificate_path(authority: str, generation: int) -> str:
     """Of the authority's own certificate."""
     return f"/ca/{authority}-{generation}.cer"
@@ -23,6 +28,11 @@ def certificate_path(authority: str, generation: int) -> str:
 def crl_url(settings: AuthoritySettings, authority: str, generation: int, shard: int) -> str:
     """Where the CRL is that names a certificate; "": nowhere."""
     return settings.status_url and settings.status_url + crl_path(authority, generation, shard)
+
+
+def delta_url(settings: AuthoritySettings, authority: str, generation: int, shard: int) -> str:
+    """Where the newest delta is that builds on it; "": nowhere."""
+    return settings.status_url and settings.status_url + delta_path(authority, generation, shard)
 
 
 def certificate_url(settings: AuthoritySettings, authority: str, generation: int) -> str:

@@ -82,6 +82,8 @@ def subject_of(pairs: Iterable[tuple[str, str]]) -> x509.Name:
             )
         if not value or len(value) > attribute.length_max or (name == "C" and len(value) != 2):
             raise MalformedRequest(f"{name} is {value[:80]!r}", hint=f"1 to {attribute.length_max} characters")
+        if any("\ud800" <= one <= "\udfff" for one in value):  # what came to a command was no UTF-8
+            raise MalformedRequest(f"{name} is {value[:80]!r}, which cannot be encoded", hint="give it in UTF-8")
         found.append(_attribute(attribute.oid, value))
     return x509.Name(found)
 
@@ -114,8 +116,17 @@ def _written(one: x509.NameAttribute[str | bytes]) -> x509.NameAttribute[str]:
     if attribute.name == "C":
         value = value.upper()
     if why := text_fault(attribute, value):
-        raise IssuanceRefused(f"the subject's {attribute.name} {value[:80]!r} {why}")
+        hint = "with openssl req, give -utf8" if _is_utf8_read_as_latin(value) else ""
+        raise IssuanceRefused(f"the subject's {attribute.name} {value[:80]!r} {why}", hint=hint)
     return _attribute(attribute.oid, value)
+
+
+def _is_utf8_read_as_latin(value: str) -> bool:
+    """Whether it is what comes of Chinese characters where a tool takes each of their bytes for a character."""
+    try:
+        return not value.isascii() and bool(value.encode("latin-1").decode())
+    except ValueError:
+        return False
 
 
 def _attribute(oid: x509.ObjectIdentifier, value: str) -> x509.NameAttribute[str]:

@@ -15,6 +15,7 @@ from pki.aggregates.certificate import Certificate
 from pki.core.signatures import assembled, sign
 from pki.core.subjects import subject_line
 from pki.issuance.order import Issued
+from pki.issuance.together import Together
 from pki.issuance.token import IssuanceToken
 from pki.journal import Journal
 from pki.keystore.base import SigningKey, signed
@@ -58,6 +59,10 @@ class Work:
             timestamp=journal.clock.now(),
         )
 
+    def sign(self) -> bytes:
+        """The signature, where the key is in this process."""
+        return sign(self.key.private, self.key.algorithm, self.template.tbs)
+
     def assemble(self, signature: bytes) -> None:
         """Put the certificate together; look whether what another keeper signed is what was linted, with its key."""
         issuing = self.token.issuing
@@ -78,7 +83,7 @@ class Work:
         return Issued(self.token.order.authority, self.template.serial, self.der, issuing.given, tuple(self.places))
 
 
-async def sign_all(work: Sequence[Work]) -> None:
+async def sign_all(work: Sequence[Work], signing: Together) -> None:
     """Sign; on the loop where the key is in this process, some at a time where it is elsewhere.
 
     Raises:
@@ -86,7 +91,7 @@ async def sign_all(work: Sequence[Work]) -> None:
     """
     if all(one.key.local for one in work):
         for one in work:
-            await _sign(one)
+            one.assemble(await signing.do(one.sign))
         return
     await run_bounded(map(_sign, work), parallel=SIGNING_MAX)
 

@@ -13,7 +13,7 @@ from ledger.errors import InvalidRequest
 from pki.aggregates.authority import Authority, Generation
 from pki.core.algorithms import algorithm_named
 from pki.core.crl import Issuer, issuer_of
-from pki.core.locations import crl_url
+from pki.core.locations import crl_url, delta_url
 from pki.core.ocsp import IssuerHashes, hashes_of
 from pki.core.settings import AuthoritySettings, read_authority_settings
 from pki.keystore.base import SHARES
@@ -49,8 +49,8 @@ class StatusIssuer:
 
     def crl_url(self, shard: int, *, delta: bool = False) -> str:
         """Where a list of it is fetched; "" when the authority says nowhere."""
-        url = crl_url(self.settings, self.authority, self.generation, shard)
-        return f"{url.removesuffix('.crl')}-delta.crl" if url and delta else url
+        of = delta_url if delta else crl_url
+        return of(self.settings, self.authority, self.generation, shard)
 
 
 def issuers_in(book: Book) -> Iterator[StatusIssuer]:

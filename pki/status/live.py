@@ -105,12 +105,12 @@ class LiveStatus:
             standings = self._standings(issuer, asked)
         if any(one is not None and one.state == "intended" for one in standings):
             return self._failed(Failed.TRY_LATER, issuer.authority)
+        if not self.responders.can_speak(issuer):
+            return self._failed(Failed.UNAUTHORIZED, issuer.authority)
         try:
             told = await self._answer(issuer, asked, standings)
-        except Unavailable:
+        except (Unavailable, InvalidRequest):  # its keeper is away; or its file is, after a restore
             return self._failed(Failed.TRY_LATER, issuer.authority)
-        except InvalidRequest:  # nobody here can speak for that key
-            return self._failed(Failed.UNAUTHORIZED, issuer.authority)
         if len(standings) == 1 and asked.nonce is None and standings[0] is not None:
             self._keep(request, _Cached(told, issuer.authority, standings[0]))
         return told

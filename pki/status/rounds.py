@@ -16,7 +16,7 @@ from typing import Final
 
 from ledger.errors import CheckFailed, Conflict, Fenced, JinshiError
 from ledger.store.base import ObjectStore
-from pki.access.base import Caller, Permit
+from pki.access.base import Permit, service_permit
 from pki.aggregates.answers import AnswerCount
 from pki.aggregates.publication import Publication
 from pki.core.published import Published
@@ -35,13 +35,6 @@ CHECKED_S: Final = 60
 """How often a place that has everything is looked at all the same."""
 COUNTED_MAX: Final = 400
 """Authorities that one entry counts answers of: it holds 65,535 bytes."""
-
-SYSTEM: Final = Caller("local:status")
-
-
-def system_permit(action: str) -> Permit:
-    """What the service does by itself is allowed by its own role."""
-    return Permit(SYSTEM, action, "system", ("status-rounds",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +55,9 @@ class Facts:
 
 @dataclass
 class StatusRounds:
-    """The rounds. `open_place` opens a place by its URL; `live` is asked what was answered."""
+    """The rounds. `open_place` opens a place by its URL; `live` is asked what was answered; `actor` answers for what is
+    recorded.
+    """
 
     lists: Lists
     responders: Responders
@@ -72,6 +67,7 @@ class StatusRounds:
     live: LiveStatus | None = None
     pace: StatusPace = StatusPace()
     notice: Callable[[str, JinshiError], None] = lambda what, error: None
+    actor: str = "local:jinshi"
     facts: Facts = field(default_factory=Facts, init=False)
     _woken: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _counted_at: int = field(default=0, init=False)
@@ -139,8 +135,8 @@ class StatusRounds:
         index = self.lists.index
         await self._try("the log", index.catch_up)
         self._named = self.places
-        await self._try("unfinished lists", lambda: self.lists.recover(permit=system_permit("crl.issue")))
-        await self._try("unfinished answers", lambda: self.batches.recover(permit=system_permit("ocsp.sign")))
+        await self._try("unfinished lists", lambda: self.lists.recover(permit=self._permit("crl.issue")))
+        await self._try("unfinished answers", lambda: self.batches.recover(permit=self._permit("ocsp.sign")))
         now = self._now()
         for issuer in list(issuers_in(index.book)):
             if issuer.not_after <= now:
@@ -165,7 +161,7 @@ class StatusRounds:
         return self.facts
 
     async def _renewed(self, issuer: StatusIssuer) -> None:
-        if await self.responders.renew(issuer, permit=system_permit("certificate.issue")):
+        if await self.responders.renew(issuer, permit=self._permit("certificate.issue")):
             await self.lists.index.catch_up()
 
     async def _lists(self, issuer: StatusIssuer) -> None:
@@ -174,7 +170,7 @@ class StatusRounds:
         for shard in sorted({*known, *range(issuer.settings.shards)}):
             kind = self.due(issuer, shard)
             if kind is not None:
-                await self.lists.issue(issuer, shard, permit=system_permit("crl.issue"), delta=kind == "delta")
+                await self.lists.issue(issuer, shard, permit=self._permit("crl.issue"), delta=kind == "delta")
                 await index.catch_up()
 
     async def _ending(self, issuer: StatusIssuer) -> None:
@@ -225,7 +221,7 @@ class StatusRounds:
             await self._sign(issuer, since)
 
     async def _sign(self, issuer: StatusIssuer, since: int) -> None:
-        await self.batches.make(issuer, since, permit=system_permit("ocsp.sign"))
+        await self.batches.make(issuer, since, permit=self._permit("ocsp.sign"))
         await self.lists.index.catch_up()
 
     # -- places --
@@ -266,7 +262,7 @@ class StatusRounds:
             stamp = self.lists.journal.clock.now()
             ordinal = f"{int(stamp.timestamp() * 1_000_000)}-{first}"
             entry = AnswerCount(ordinal, self._counted_at, now, part, timestamp=stamp)
-            await self.lists.journal.save(entry, permit=system_permit("ocsp.answer"))
+            await self.lists.journal.save(entry, permit=self._permit("ocsp.answer"))
         self._counted_at = now
 
     # -- shared --
@@ -298,6 +294,9 @@ class StatusRounds:
             if task.done():
                 del self._tasks[what]
                 task.result()
+
+    def _permit(self, action: str) -> Permit:
+        return service_permit(self.actor, action)
 
     def _now(self) -> int:
         return int(self.lists.journal.clock.now().timestamp())

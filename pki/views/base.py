@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pki.journal import Occurred
 
@@ -27,4 +27,13 @@ class Table(Protocol):
 
     def apply(self, database: sqlite3.Connection, occurred: Occurred) -> None:
         """Take in an event; those of no concern are passed over. Within the transaction of the position."""
+        ...
+
+
+@runtime_checkable
+class BatchTable(Table, Protocol):
+    """One that takes in many events at once sooner than one after the other, with the same result."""
+
+    def fold(self, database: sqlite3.Connection, batch: Sequence[Occurred]) -> None:
+        """Take in events, in their order; as `apply` for each."""
         ...

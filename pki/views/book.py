@@ -60,7 +60,7 @@ class Book:
         """The same. Raises InvalidRequest: there is none."""
         found = self.find(kind, id_)
         if found is None:
-            raise InvalidRequest(f"there is no {id_.replace(':', ' ')}")
+            raise InvalidRequest(f"there is no {id_.replace(':', ' ')}", hint=kind.where())
         return found
 
     def all(self, kind: type[A]) -> Iterator[A]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ledger.core.encoding import decode_base64
 from pki.aggregates.certificate import ABANDONED, HELD, INTENDED, ISSUED, REVOKED
@@ -16,6 +16,9 @@ _COLUMNS = (
     "authority, generation, serial, state, profile, subject, key, not_before, not_after, shard, request, holder, "
     "fingerprint, reason, revoked_at, invalid_since, meant, place"
 )
+_NAMES: Final = _COLUMNS.split(", ")
+_STATE, _FINGERPRINT, _PLACE = (_NAMES.index(name) for name in ("state", "fingerprint", "place"))
+_INSERT: Final = f"INSERT INTO certificates ({_COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +109,29 @@ class Certificates:
 
     # -- folding --
 
+    def fold(self, database: sqlite3.Connection, batch: Sequence[Occurred]) -> None:
+        """The same for several (`BatchTable`): what is intended and issued among them is written once."""
+        meant: dict[tuple[str, str], list[Any]] = {}
+        for occurred in batch:
+            if not occurred.name.startswith("certificate."):
+                continue
+            if occurred.name == "certificate.intended.v1":
+                meant[_key(occurred)] = _row_of(occurred)
+            elif occurred.name == "certificate.issued.v1" and (row := meant.get(_key(occurred))) is not None:
+                row[_STATE], row[_FINGERPRINT], row[_PLACE] = ISSUED, _fingerprint(occurred), occurred.place
+            else:
+                self._insert(database, meant)
+                self.apply(database, occurred)
+        self._insert(database, meant)
+
     def apply(self, database: sqlite3.Connection, occurred: Occurred) -> None:
         """Take in an event of a certificate (`Table`)."""
         data = occurred.data
         match occurred.name:
             case "certificate.intended.v1":
-                self._meant(database, occurred)
+                database.execute(_INSERT, _row_of(occurred))
             case "certificate.issued.v1":
-                fingerprint = hashlib.sha256(decode_base64(data["der"])).hexdigest()
-                _becomes(database, occurred, ISSUED, fingerprint=fingerprint)
+                _becomes(database, occurred, ISSUED, fingerprint=_fingerprint(occurred))
             case "certificate.abandoned.v1":
                 _becomes(database, occurred, ABANDONED, reason=data["why"])
             case "certificate.revoked.v1":
@@ -126,14 +143,9 @@ class Certificates:
                 _end(database, occurred)
 
     @staticmethod
-    def _meant(database: sqlite3.Connection, occurred: Occurred) -> None:
-        data = occurred.data
-        row = (
-            *(data["authority"], data["generation"], data["serial"], INTENDED, data["profile"], data["subject"]),
-            *(data["key"], data["not_before"], data["not_after"], data["shard"], data["request"], data["holder"]),
-            *("", "", 0, 0, occurred.place, occurred.place),
-        )
-        database.execute(f"INSERT INTO certificates ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
+    def _insert(database: sqlite3.Connection, meant: dict[tuple[str, str], list[Any]]) -> None:
+        database.executemany(_INSERT, meant.values())
+        meant.clear()
 
     # -- asking --
 
@@ -302,6 +314,20 @@ class Certificates:
     def _where(database: sqlite3.Connection, condition: str, *values: object) -> Iterator[CertificateRow]:
         found = database.execute(f"SELECT {_COLUMNS} FROM certificates WHERE {condition}", values)  # noqa: S608
         return (CertificateRow(*row) for row in found)
+
+
+def _row_of(occurred: Occurred) -> list[Any]:
+    """What an intent says, in the order of the columns."""
+    data = occurred.data
+    return [
+        *(data["authority"], data["generation"], data["serial"], INTENDED, data["profile"], data["subject"]),
+        *(data["key"], data["not_before"], data["not_after"], data["shard"], data["request"], data["holder"]),
+        *("", "", 0, 0, occurred.place, occurred.place),
+    ]
+
+
+def _fingerprint(occurred: Occurred) -> str:
+    return hashlib.sha256(decode_base64(occurred.data["der"])).hexdigest()
 
 
 def _becomes(database: sqlite3.Connection, occurred: Occurred, state: str, **changed: object) -> None:

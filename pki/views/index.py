@@ -6,6 +6,7 @@ Several processes may have it open; each event is folded once, with the position
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,12 +15,18 @@ from typing import Final
 
 from ledger.errors import StoreUnavailable
 from pki.journal import Journal, Occurred
-from pki.views.base import Table
+from pki.views.base import BatchTable, Table
 from pki.views.book import Book
 
 FORMAT: Final = 1
 BATCH_EVENTS: Final = 512
 BUSY_TIMEOUT_S: Final = 30.0
+CACHE_KIB: Final = 65_536
+"""Serials, keys and fingerprints are random, and so are the pages of the file that one certificate touches."""
+CHECKPOINT_PAGES: Final = 8_192
+"""Of 4 KiB: pages that are written again and again are copied into the file once in a while only."""
+MODE: Final = 0o600
+"""What is sealed in the log (names, who asked) is in the clear here. SQLite gives its other files the same mode."""
 
 
 class Index:
@@ -35,6 +42,8 @@ class Index:
         self._tables: tuple[Table, ...] = (book, *tables)
         self._database: sqlite3.Connection | None = None
         self._catching_up = asyncio.Lock()
+        self._begun = 0
+        self._caught_up: tuple[int, int] = (0, 0)
 
     @property
     def database(self) -> sqlite3.Connection:
@@ -50,24 +59,37 @@ class Index:
     async def catch_up(self) -> int:
         """Fold what was recorded since; returns how many entries of the log have been looked at.
 
+        Of many who ask at once, those that wait for a run to end share the next one.
+
         Raises:
             StoreUnavailable: the file cannot be used.
             Tampered, Unavailable, MalformedEntry: as `Journal.occurred`.
         """
+        asked = self._begun
         async with self._catching_up:
-            size = (await self._journal.reader.head()).size  # before reading: what comes after is for the next time
-            database = self._opened()
-            start = self._position(database)
-            batch: list[Occurred] = []
-            if start < size:
-                async for occurred in self._journal.occurred(start, size):
-                    batch.append(occurred)
-                    if len(batch) == BATCH_EVENTS:
-                        self._fold(database, batch, batch[-1].place + 1)
-                        batch = []
-                self._fold(database, batch, size)
-            self.book.catch_up(database)
-            return max(start, size)
+            of_run, reached = self._caught_up
+            if of_run > asked:  # it began after this call, and has ended
+                return reached
+            self._begun += 1
+            reached = await self._catch_up()
+            self._caught_up = self._begun, reached
+            return reached
+
+    async def _catch_up(self) -> int:
+        size = (await self._journal.reader.head()).size  # before reading: what comes after is for the next time
+        database = self._opened()
+        start = self._position(database)
+        batch: list[Occurred] = []
+        if start < size:
+            async for occurred in self._journal.occurred(start, size):
+                batch.append(occurred)
+                if len(batch) == BATCH_EVENTS:
+                    self._fold(database, batch, batch[-1].place + 1)
+                    batch = []
+                    await asyncio.sleep(0)  # whoever waits for the loop gets it now
+            self._fold(database, batch, size)
+        self.book.catch_up(database)
+        return max(start, size)
 
     def close(self) -> None:
         """Close the file."""
@@ -92,10 +114,15 @@ class Index:
         return self._database
 
     def _open(self) -> sqlite3.Connection:
+        if self._file is not None:
+            with suppress(OSError):  # SQLite says what is wrong, should anything be
+                os.close(os.open(self._file, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE))
         database = sqlite3.connect(self._file or ":memory:", timeout=BUSY_TIMEOUT_S, isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")  # what a crash of the machine loses is folded again
+            database.execute(f"PRAGMA cache_size = {-CACHE_KIB}")
+            database.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             if database.execute("PRAGMA user_version").fetchone()[0] != self._version:
                 self._make(database)
         except BaseException:
@@ -134,9 +161,12 @@ class Index:
         database.execute("BEGIN IMMEDIATE")
         try:
             start = self._position(database)  # another process may have folded some of them
-            for occurred in batch:
-                if occurred.place >= start:
-                    for table in self._tables:
+            new = [occurred for occurred in batch if occurred.place >= start]
+            for table in self._tables:  # none looks at another one's rows
+                if isinstance(table, BatchTable):
+                    table.fold(database, new)
+                else:
+                    for occurred in new:
                         table.apply(database, occurred)
             if reached > start:
                 database.execute("UPDATE reached SET size = ?", (reached,))

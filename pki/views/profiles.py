@@ -21,6 +21,8 @@ def find_profile(book: Book, name: str, version: int | None = None) -> Profile:
         if built_in is not None and not version:
             return built_in
         known = [*BUILTIN, *(one.name for one in book.all(ProfileRecord))]
+        if name in known:
+            raise InvalidRequest(f"profile {name} has no version {version}", hint="give none: it is the built-in one")
         raise InvalidRequest(f"there is no profile {name[:80]!r}", hint=nearest(name, known))
     number = version or len(record.versions)
     if not 1 <= number <= len(record.versions):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pki.aggregates.request import APPROVED, EXPIRED, FAILED, ISSUED, ISSUING, REJECTED, SUBMITTED, WITHDRAWN
 from pki.journal import Occurred
@@ -15,6 +15,9 @@ _COLUMNS = (
     "name, state, requester, authority, profile, profile_version, holder, key, subject, names, renews, required,"
     " approved, role, expires, begun_at, reference, serial, reason, submitted_at, place"
 )
+_NAMES: Final = _COLUMNS.split(", ")
+_STATE, _SERIAL = _NAMES.index("state"), _NAMES.index("serial")
+_INSERT: Final = f"INSERT INTO requests ({_COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,31 @@ class Requests:
 
     # -- folding --
 
+    def fold(self, database: sqlite3.Connection, batch: Sequence[Occurred]) -> None:
+        """The same for several (`BatchTable`): what is asked for and issued among them is written once."""
+        new: dict[tuple[str, str], list[Any]] = {}
+        for occurred in batch:
+            if occurred.name == "request.submitted.v1" and (reference := occurred.data["reference"]):
+                if (occurred.data["authority"], reference) in new:
+                    self._insert(database, new)
+                new[occurred.data["authority"], reference] = _row_of(occurred)
+            elif occurred.name == "certificate.issued.v1":
+                authority, serial = _certificate(occurred)
+                if (row := new.get((authority, serial))) is not None:
+                    row[_STATE], row[_SERIAL] = ISSUED, serial
+                else:
+                    self.apply(database, occurred)
+            elif occurred.name.startswith(("request.", "notice.")):
+                self._insert(database, new)
+                self.apply(database, occurred)
+        self._insert(database, new)
+
     def apply(self, database: sqlite3.Connection, occurred: Occurred) -> None:
         """Take in an event of a request, the outcome of its certificate, or a notice (`Table`)."""
         data = occurred.data
         match occurred.name:
             case "request.submitted.v1":
-                self._submitted(database, occurred)
+                database.execute(_INSERT, _row_of(occurred))
             case "request.approved.v1":
                 database.execute(
                     "UPDATE requests SET approved = approved + 1,"
@@ -95,7 +117,7 @@ class Requests:
                 _becomes(database, occurred, APPROVED if data["again"] else FAILED, reason=data["reason"])
             case "certificate.issued.v1":
                 # What our own authority issues has the serial that was its reference, and needs no entry more.
-                _, authority, serial = occurred.event.originator_id.split(":")
+                authority, serial = _certificate(occurred)
                 database.execute(
                     "UPDATE requests SET state = 'issued', serial = ?"
                     " WHERE reference = ? AND authority = ? AND state = 'issuing'",
@@ -106,15 +128,9 @@ class Requests:
                 database.execute("INSERT OR IGNORE INTO notices VALUES (?, ?, ?)", row)
 
     @staticmethod
-    def _submitted(database: sqlite3.Connection, occurred: Occurred) -> None:
-        data, at = occurred.data, _seconds(occurred)
-        state = SUBMITTED if data["approvals"] else ISSUING if data["reference"] else APPROVED
-        row = (
-            *(data["name"], state, data["requester"], data["authority"], data["profile"], data["profile_version"]),
-            *(data["holder"], data["key"], json.dumps(data["subject"]), json.dumps(data["names"]), data["renews"]),
-            *(data["approvals"], 0, data["role"], data["expires"], at, data["reference"], "", "", at, occurred.place),
-        )
-        database.execute(f"INSERT INTO requests ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
+    def _insert(database: sqlite3.Connection, new: dict[tuple[str, str], list[Any]]) -> None:
+        database.executemany(_INSERT, new.values())
+        new.clear()
 
     # -- asking --
 
@@ -174,6 +190,23 @@ def _becomes(database: sqlite3.Connection, occurred: Occurred, state: str, **cha
     changed["state"] = state
     assigned = ", ".join(f"{name} = ?" for name in changed)
     database.execute(f"UPDATE requests SET {assigned} WHERE name = ?", (*changed.values(), _name(occurred)))  # noqa: S608
+
+
+def _row_of(occurred: Occurred) -> list[Any]:
+    """What a submission says, in the order of the columns."""
+    data, at = occurred.data, _seconds(occurred)
+    state = SUBMITTED if data["approvals"] else ISSUING if data["reference"] else APPROVED
+    return [
+        *(data["name"], state, data["requester"], data["authority"], data["profile"], data["profile_version"]),
+        *(data["holder"], data["key"], json.dumps(data["subject"]), json.dumps(data["names"]), data["renews"]),
+        *(data["approvals"], 0, data["role"], data["expires"], at, data["reference"], "", "", at, occurred.place),
+    ]
+
+
+def _certificate(occurred: Occurred) -> tuple[str, str]:
+    """Of which authority and serial an event is."""
+    _, authority, serial = occurred.event.originator_id.split(":")
+    return authority, serial
 
 
 def _name(occurred: Occurred) -> str:

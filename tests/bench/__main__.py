@@ -1,7 +1,8 @@
 """`make bench`: every benchmark pairs us with a limit in the same run and prints the ratio. Never a test.
 
 python -m tests.bench [append|merkle|restore|memory|audit|postgres|latency|sites|policies|catchup|day|content|cdc
-    |files|files-sites|physical|registration|crl|ocsp|trust-start] ... [--entries N] [--rounds N] [--seconds N]
+    |files|files-sites|physical|issuance|issuances|registration|quorum|crl|ocsp
+    |trust-start] ... [--entries N] [--rounds N] [--seconds N]
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from tests.bench import (
     files,
     files_sites,
     issuance,
+    issuances,
     latency,
     merkle,
     ocsp,
     physical,
     policies,
     postgres,
+    quorum,
     registration,
     restore,
     sites,
@@ -60,7 +63,9 @@ BENCHES = {
     "files-sites": files_sites.run,
     "physical": physical.run,
     "issuance": issuance.run,
+    "issuances": issuances.run,
     "registration": registration.run,
+    "quorum": quorum.run,
     "crl": crl.run,
     "ocsp": ocsp.run,
     "trust-start": trust_start.run,
@@ -74,8 +79,8 @@ def main() -> None:
         "--entries",
         type=int,
         default=0,
-        help="entries of memory, audit (default 1,000,000), sites, catchup (100,000); seconds of day; files of "
-        "content, files and files-sites; scale of cdc",
+        help="entries of memory, audit (default 1,000,000), sites, catchup (100,000); seconds of day; "
+        "certificates of issuances; files of content, files and files-sites; scale of cdc",
     )
     parser.add_argument("--seconds", type=int, default=60, help="of each run of latency and policies")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is printed")

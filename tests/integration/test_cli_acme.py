@@ -33,6 +33,8 @@ async def bound(jinshi: Jinshi, kid: str) -> str:
 def test_keys_and_accounts(tmp_path: Path) -> None:
     jinshi = ledger_in(tmp_path)
     jinshi("ca", "init")
+    assert "ra identity add" in jinshi(*NEW, code=2).stderr
+    jinshi("ra", "identity", "add", "organisation:roads", "交通局")
     made = jinshi(*NEW, "--accounts", "2", "--json").json
     assert len(made["hmac"]) == 43
     assert (made["profiles"], made["names"]) == (["tls-server"], ["roads.city.example"])
@@ -55,6 +57,7 @@ def test_keys_and_accounts(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_not_given_out(tmp_path: Path) -> None:
     jinshi = ledger_in(tmp_path)
     jinshi("ca", "init")
+    jinshi("ra", "identity", "add", "organisation:roads", "交通局")
     assert "there is no authority" in jinshi(*NEW, "--authority", "nobody", code=2).stderr
     assert "did you mean 'tls-server'" in jinshi(*NEW, "--profile", "tls-servr", code=2).stderr
     assert "is no domain" in jinshi(*NEW, "--name", "*.city.example", code=2).stderr

@@ -15,11 +15,19 @@ from typing import Any
 import httpx
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
+from cli.config import read_environment
+from cli.trust.opening import open_trust
 from ledger.http.receive import STRUCTURED
+from pki.access.base import service_permit
+from pki.aggregates.certificate import Certificate
 from tests.integration.test_trust_drill import HOLDER, request
 from tests.support.certificates import Authority, Issued
-from tests.support.cli import Jinshi
+from tests.support.cli import PASSPHRASE, Jinshi
 from tests.support.http_api import structured
 from tests.support.nameserver import Zone, name_server
 from tests.support.roles import until
@@ -112,6 +120,59 @@ def test_officers_ask_by_certificate_and_everybody_is_told_the_status(
     refusals = jinshi("log", "--type", "access.refused.v1", "--json").json_lines
     assert "nobody" in str(refusals[-1]), "who was refused is in the log, in summary"
     jinshi("verify")
+
+
+async def left_behind(jinshi: Jinshi) -> str:
+    """What a server that was killed between intent and signature leaves; its serial."""
+    assert jinshi.ledger is not None
+    async with open_trust(jinshi.ledger, read_environment(jinshi.environ()), PASSPHRASE) as trust:
+        serial, now = "7" * 40, trust.journal.clock.now()
+        times = (int(now.timestamp()), int(now.timestamp()) + 86_400)
+        meant = Certificate(
+            *("issuing", 1, serial, "tls-server", "CN=x", [], "ab" * 32, *times, "cd" * 32, 0, "r", HOLDER),
+            timestamp=now,
+        )
+        await trust.journal.save(meant, permit=service_permit("local:test", "certificate.issue"))
+        return serial
+
+
+@pytest.mark.slow
+def test_an_officer_whose_certificate_we_revoke_is_nobody_and_what_a_crash_left_is_abandoned(
+    jinshi: Jinshi, tls: Authority, tmp_path: Path
+) -> None:
+    """Over the real server, with two sites: what a crash left does not keep it from starting."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "chen.roads.example")])
+    names = x509.SubjectAlternativeName([x509.DNSName("chen.roads.example")])
+    asked = x509.CertificateSigningRequestBuilder().subject_name(name).add_extension(names, critical=False)
+    (tmp_path / "chen.csr").write_bytes(asked.sign(key, SHA256()).public_bytes(Encoding.PEM))
+    wanted = ("--authority", "issuing", "--profile", "tls-client", "--holder", HOLDER)
+    jinshi("cert", "issue", "--csr", tmp_path / "chen.csr", *wanted, "--out", tmp_path / "chen.pem")
+    (tmp_path / "chen.key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+    jinshi("officer", "appoint", "chen", "--role", "ra-officer", "--certificate", tmp_path / "chen.pem")
+    serial = f"{x509.load_pem_x509_certificate((tmp_path / 'chen.pem').read_bytes()).serial_number:040x}"
+    left = asyncio.run(left_behind(jinshi))
+    (tmp_path / "clients.pem").write_bytes((tmp_path / "root.pem").read_bytes())
+    server = tls.issue("server", server=True)
+    files = ("--tls-cert", server.certificate, "--tls-key", server.key, "--client-ca", tmp_path / "clients.pem")
+    shown = Issued(tmp_path / "chen.pem", tmp_path / "chen.key")
+    with serving(jinshi, *map(str, files), "--trust", log=tmp_path / "log") as (_, url):
+        with client(url, tls, shown) as officer:
+            made = officer.post("/ra/requests", params=WANTED, content=csr(tmp_path, "a"), headers=PKCS10)
+            assert made.status_code == 201, made.text
+            jinshi("cert", "revoke", serial, "--reason", "keyCompromise")
+
+            def refused() -> bool:
+                return officer.get("/ra/requests").status_code == 403
+
+            until("the officer is nobody", refused)
+            answer = officer.post("/ra/requests", params=WANTED, content=csr(tmp_path, "b"), headers=PKCS10)
+            assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
+            assert "revoked" in answer.text
+            assert officer.post("/token", data={"grant_type": "client_credentials"}).status_code == 401
+        until("it is abandoned", lambda: jinshi("cert", "show", left, "--json").json["state"] == "abandoned")
 
 
 def csr(directory: Path, name: str) -> bytes:

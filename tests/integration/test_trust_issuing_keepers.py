@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 from cryptography import x509
 
@@ -14,6 +15,7 @@ from ledger.errors import Unavailable
 from pki.aggregates.certificate import Certificate
 from pki.ca import CertificateAuthority
 from pki.core.algorithms import P256, RSA_3072, Algorithm
+from pki.http.registration import routes
 from pki.keystore.base import Keeper
 from pki.keystore.openbao_signing import TransitKeys
 from pki.keystore.pkcs11 import HsmKeys
@@ -21,7 +23,9 @@ from tests.support.hsm import PIN, hsm_module, hsm_tokens
 from tests.support.openbao import OpenBao, openbao
 from tests.support.trust import TrustBench, trust_bench
 from tests.support.trust_authorities import city_authority
+from tests.support.trust_registration import HOLDER, csr, desk
 from tests.support.trust_requests import order
+from tests.support.trust_rest import Watched, app_of, service_of
 
 MANY = 12
 
@@ -60,6 +64,34 @@ async def test_an_hsm_signs_certificates(algorithm: Algorithm) -> None:
 
 def server(bao: OpenBao) -> TransitKeys:
     return TransitKeys(bao.address, "transit", None, lambda: bao.token)
+
+
+async def test_over_rest_a_sealed_openbao_is_a_problem_and_the_request_goes_on_after(tmp_path: Path) -> None:
+    """Sealed when the certificate is to be signed: 503 with what to do, nothing half issued, and the same id again."""
+    with openbao(tmp_path / "server") as bao:
+        async with city(server(bao), P256) as (bench, ca):
+            made, watched = desk(bench, ca=ca), Watched()
+            await made.vetted()
+            transport = httpx.ASGITransport(app_of(routes(service_of(made)), watched), raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://ra.test") as client:
+                where = {"authority": "city", "profile": "tls-server", "holder": HOLDER}
+
+                async def ask(name: str, id_: str) -> httpx.Response:
+                    headers = {"content-type": "application/pkcs10", "idempotency-key": id_}
+                    return await client.post("/ra/requests", params=where, content=csr(name, key=id_), headers=headers)
+
+                assert (await ask("dns:www.parks.example", "a")).status_code == 201
+                bao.seal()
+                refused = await ask("dns:b.parks.example", "b")
+                assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
+                assert "sealed" in refused.json()["title"] + refused.json().get("detail", "")
+                assert await states(bench) == ["issued", "abandoned"]
+                bao.unseal()
+                again = await ask("dns:b.parks.example", "b")
+                assert again.status_code in (200, 201, 202), again.text
+                await made.registration.recover()
+                assert (await states(bench)).count("issued") == 2
+            assert not watched.faults
 
 
 async def test_openbao_that_is_sealed_in_the_middle_leaves_no_half_issued_certificate(tmp_path: Path) -> None:

@@ -72,10 +72,16 @@ class Desk:
         await self.holders.vet(VETTER, holder, method="in person", names=names, evidence=[], until=until)
 
 
-def desk(bench: TrustBench, others: Mapping[str, Issuer] | None = None, *, authority: str = CITY) -> Desk:
-    """A registration authority; `others` are issuers beside our own authority."""
+def desk(
+    bench: TrustBench,
+    others: Mapping[str, Issuer] | None = None,
+    *,
+    authority: str = CITY,
+    ca: CertificateAuthority | None = None,
+) -> Desk:
+    """A registration authority; `others` are issuers beside our own authority, which is `ca`."""
     access, profiles = Roles(), dict(BUILTIN)
-    ca = CertificateAuthority(bench.journal, bench.index, bench.keys)
+    ca = ca or CertificateAuthority(bench.journal, bench.index, bench.keys)
     own = OwnIssuer(ca, Revocation(bench.journal, bench.index), bench.index)
     issuers = Issuers(own, others or {})
 

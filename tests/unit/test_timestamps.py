@@ -155,13 +155,21 @@ async def test_nothing_is_stamped_under_a_certificate_that_does_not_hold(file: P
         assert "time source is not available" in openssl_text(await stamping.answer(query), tmp_path)
         bench.clock.pass_s(-86_000)
         now = bench.clock.now()
-        mine = Certificate(
-            *("city", 1, "1" * 40, "time-stamping", "CN=tsa", [], "ab" * 32, 0, 2**40, "cd" * 32, 0, "r", "tsa"),
-            timestamp=now,
+        above, mine = (
+            Certificate(
+                *("city", 1, digit * 40, "time-stamping", "CN=tsa", [], "ab" * 32, 0, 2**40, "cd" * 32, 0, "r", "tsa"),
+                timestamp=now,
+            )
+            for digit in "12"
         )
+        above.issue(tsa.key(1).chain[0], timestamp=now)
+        above.hold(timestamp=now)
+        await bench.journal.save(above, permit=bench.permit())
+        assert "certificate above city is held" in openssl_text(await stamping.answer(query), tmp_path)
+        above.release(timestamp=now)
         mine.issue(tsa.key(1).certificate, timestamp=now)
         mine.revoke("keyCompromise", timestamp=now)
-        await bench.journal.save(mine, permit=bench.permit())
+        await bench.journal.save(above, mine, permit=bench.permit())
         assert "certificate of city is revoked" in openssl_text(await stamping.answer(query), tmp_path)
 
 

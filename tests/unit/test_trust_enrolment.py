@@ -6,12 +6,17 @@ from base64 import b64encode
 
 import pytest
 
-from ledger.errors import InvalidRequest, MalformedCsv
+from ledger.errors import InvalidRequest, IssuanceRefused, MalformedCsv
+from pki.acme.issuing import Wanted
+from pki.acme.own import OwnAuthority
 from pki.bulk import Outcome, enrol, parse_rows
+from pki.ca import CertificateAuthority
+from pki.core.request import parse_request
 from pki.expiry import Expiry
 from tests.support.trust import trust_bench
 from tests.support.trust_authorities import city_authority
 from tests.support.trust_registration import HOLDER, MAKER, Desk, csr, desk
+from tests.support.trust_requests import order
 
 DAY_S = 86_400
 
@@ -81,6 +86,9 @@ async def test_a_certificate_that_ends_is_noticed_once_for_each_threshold_unless
         await made.vetted()
         serials = [(await made.registration.submit(MAKER, made.wish(key=str(n)))).serial for n in range(2)]
         expiry = Expiry(bench.journal, bench.index)
+        ca = CertificateAuthority(bench.journal, bench.index, bench.keys)
+        responder = order("ocsp-responder", holder="authority:city")  # for 30 days, and renewed by the service itself
+        await ca.issue(await ca.prepare(responder, permit=bench.permit()))
         bench.clock.pass_s(50 * DAY_S)
         assert await expiry.notice() == []
         bench.clock.pass_s(15 * DAY_S)  # 25 days are left
@@ -93,3 +101,30 @@ async def test_a_certificate_that_ends_is_noticed_once_for_each_threshold_unless
         listed = {one.row.serial: one.renewed async for one in expiry.expiring(10)}
         assert listed == {serials[0]: True, serials[1]: False}
         assert renewed.serial not in listed
+
+
+async def test_over_acme_too_a_holder_gets_what_was_vetted_and_nothing_while_it_is_suspended() -> None:
+    async with trust_bench() as bench:
+        await city_authority(bench)
+        made = desk(bench)
+        await made.vetted(days=30)
+        own = OwnAuthority(bench.journal, bench.index, CertificateAuthority(bench.journal, bench.index, bench.keys))
+
+        async def check(name: str) -> None:
+            await bench.index.catch_up()
+            request = parse_request(csr(name))
+            await own.check(
+                Wanted("order:1", "city", "tls-server", HOLDER, request, (name,), 0, ""), permit=bench.permit()
+            )
+
+        await check("dns:www.parks.example")
+        with pytest.raises(IssuanceRefused, match="was not vetted"):
+            await check("dns:www.roads.example")
+        await made.holders.suspend(MAKER, HOLDER, "the contract is disputed")
+        with pytest.raises(IssuanceRefused, match="is suspended"):
+            await check("dns:www.parks.example")
+        await made.holders.resume(MAKER, HOLDER)
+        await check("dns:www.parks.example")
+        bench.clock.pass_s(31 * DAY_S)
+        with pytest.raises(IssuanceRefused, match="not any more"):
+            await check("dns:www.parks.example")

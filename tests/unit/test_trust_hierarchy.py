@@ -39,6 +39,7 @@ from pki.journal import Journal
 from pki.keystore.base import SigningKey
 from pki.keystore.signing_files import FileKeys
 from pki.other_houses import OtherHouses
+from pki.revocation import Revocation
 from tests.support.trust import SetClock, TrustBench, trust_bench
 from tests.support.trust_lint import pkilint_errors
 
@@ -285,9 +286,29 @@ async def test_an_authority_whose_certificate_is_revoked_certifies_nobody(tmp_pa
         certificate.revoke("cACompromise", timestamp=bench.clock.now())
         await bench.journal.save(certificate, permit=bench.permit())
         with pytest.raises(Conflict, match="revoked"):
-            await acts.create("town", "city", wish("Town", days=1), SETTINGS, permit=bench.permit())
+            await acts.create("town", "city", wish("Town", days=1, path_length=0), SETTINGS, permit=bench.permit())
         with pytest.raises(PathRefused, match="revoked"):
             await OtherHouses(acts).import_authority("again", [made], SETTINGS, permit=bench.permit())
+
+
+async def test_nothing_is_certified_below_or_beside_what_is_revoked(tmp_path: Path) -> None:
+    async with trust_bench() as bench:
+        acts = hierarchy(bench, tmp_path / "ca")
+        root = await acts.create_root("root", wish("Root", path_length=3), SETTINGS, permit=bench.permit())
+        province = await acts.create(
+            "province", "root", wish("Province", days=100, path_length=2), SETTINGS, permit=bench.permit()
+        )
+        await acts.create("city", "province", wish("City", days=90, path_length=1), SETTINGS, permit=bench.permit())
+        revoked = Revocation(bench.journal, bench.index)
+        await revoked.hold("root", f"{province.serial_number:040x}", permit=bench.permit())
+        with pytest.raises(Conflict, match="Province is held"):
+            await acts.create("town", "city", wish("Town", days=1, path_length=0), SETTINGS, permit=bench.permit())
+        await revoked.release("root", f"{province.serial_number:040x}", permit=bench.permit())
+        await acts.create("town", "city", wish("Town", days=1, path_length=0), SETTINGS, permit=bench.permit())
+        # The old key of a root and its new one certify each other: not where the old one is compromised.
+        await revoked.revoke("root", f"{root.serial_number:040x}", "keyCompromise", permit=bench.permit())
+        with pytest.raises(Conflict, match="its certificate is revoked"):
+            await acts.rollover("root", permit=bench.permit())
 
 
 async def test_two_houses_certify_each_other(tmp_path: Path) -> None:

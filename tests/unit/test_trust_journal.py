@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import stat
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,9 +12,12 @@ import pytest
 
 from ledger.core.encoding import encode_base64
 from ledger.errors import Conflict
+from pki.aggregates import every
 from pki.aggregates.authority import Authority
 from pki.aggregates.certificate import Certificate
+from pki.aggregates.request import CertificateRequest
 from pki.core.settings import AuthoritySettings
+from pki.views import index as index_module
 from pki.views.catalogue import TrustIndex
 from tests.support.trust import TrustBench, trust_bench
 
@@ -86,6 +92,7 @@ async def test_an_index_that_is_thrown_away_or_shared_says_the_same(tmp_path: Pa
         file_again = tmp_path / "again.sqlite"
         rebuilt = TrustIndex(bench.journal, file_again)
         await rebuilt.catch_up()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, "it has in the clear what is sealed in the log"
         for index in (shared, other, rebuilt):
             assert [one.name for one in index.book.all(Authority)] == ["city"]
             rows = [index.certificates.find(index.database, "city", f"{number:040x}") for number in range(20)]
@@ -104,6 +111,11 @@ async def test_an_index_that_is_thrown_away_or_shared_says_the_same(tmp_path: Pa
             index.close()
 
 
+def test_the_events_of_every_aggregate_are_known_to_whoever_folds_the_log() -> None:
+    there = {path.stem for path in Path(every.__file__).parent.glob("*.py")} - {"__init__", "base", "every"}
+    assert set(every.__all__) == there
+
+
 async def test_an_index_that_is_no_database_any_more_is_folded_again(tmp_path: Path) -> None:
     file = tmp_path / "trust.sqlite"
     async with trust_bench() as bench:
@@ -113,3 +125,90 @@ async def test_an_index_that_is_no_database_any_more_is_folded_again(tmp_path: P
         await index.catch_up()
         assert index.certificates.find(index.database, "city", SERIAL) is not None
         index.close()
+
+
+def asked(bench: TrustBench, name: str, reference: str) -> CertificateRequest:
+    now = bench.clock.now()
+    return CertificateRequest(
+        name=name,
+        requester="local:a",
+        authority="city",
+        profile="tls-server",
+        profile_version=0,
+        holder="organisation:a",
+        csr="AAAA",
+        key="ab" * 32,
+        subject=None,
+        names=["dns:a.example"],
+        not_after=0,
+        renews="",
+        approvals=0 if reference else 1,
+        role="approver",
+        barred=[],
+        expires=int(now.timestamp()) + 1_000,
+        reference=reference,
+        timestamp=now,
+    )
+
+
+async def test_events_that_are_folded_together_make_the_rows_that_they_make_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    async with trust_bench() as bench:
+        open_ones: list[Certificate] = []
+        for number in range(60):
+            serial = f"{number:040x}"
+            certificate = meant(bench, serial, shard=number % 2)
+            also = [asked(bench, f"r{number}", chance.choice(["", serial]))] if chance.random() < 0.7 else []
+            await bench.journal.save(certificate, *also, permit=bench.permit())
+            open_ones.append(certificate)
+            for one in chance.sample(open_ones, k=min(3, len(open_ones))):
+                now = bench.clock.now()
+                match one.state, chance.randrange(3):
+                    case "intended", 0:
+                        one.abandon("crashed", timestamp=now)
+                    case "intended", _:
+                        one.issue(encode_base64(one.serial.encode()), timestamp=now)
+                    case "issued", 0:
+                        one.hold(timestamp=now)
+                    case "held", 0:
+                        one.release(timestamp=now)
+                    case "held" | "issued", 1:
+                        one.revoke("superseded", timestamp=now)
+                await bench.journal.save(one, permit=bench.permit())
+                bench.clock.pass_s(1)
+        found = []
+        for size in (1, 7, 512):
+            monkeypatch.setattr(index_module, "BATCH_EVENTS", size)
+            index = TrustIndex(bench.journal, tmp_path / f"{size}.sqlite")
+            await index.catch_up()
+            tables = ("certificates", "revocations", "requests")
+            found.append([index.database.execute(f"SELECT * FROM {one} ORDER BY 1, 2, 3").fetchall() for one in tables])  # noqa: S608
+            index.close()
+        assert found[0] == found[1] == found[2]
+        assert all(found[0])
+
+
+async def test_many_who_look_at_once_share_a_run_that_began_after_they_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with trust_bench() as bench:
+        looks, head = 0, bench.journal.reader.head
+
+        async def counted() -> object:
+            nonlocal looks
+            looks += 1
+            await asyncio.sleep(0)
+            return await head()
+
+        monkeypatch.setattr(bench.journal.reader, "head", counted)
+
+        async def saved_and_looked(number: int) -> None:
+            serial = f"{number:040x}"
+            await bench.journal.save(meant(bench, serial), permit=bench.permit())
+            await bench.index.catch_up()
+            assert bench.index.certificates.find(bench.index.database, "city", serial) is not None
+
+        await asyncio.gather(*map(saved_and_looked, range(40)))
+        assert looks < 20

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from ledger.core.canonical import canonicalize
-from ledger.errors import Conflict, InvalidRequest, IssuanceRefused, Malformed
+from ledger.errors import Conflict, InvalidRequest, IssuanceRefused, Malformed, MalformedRequest
 from pki.aggregates.profile import ProfileRecord
 from pki.core.builtin import BUILTIN
 from pki.core.documents import DOCUMENT_SIZE_MAX, parse_document
@@ -141,6 +141,12 @@ def test_a_subject_is_written_in_one_way() -> None:
     several = x509.Name([x509.RelativeDistinguishedName([*subject_of([("O", "a")]), *subject_of([("CN", "b")])])])
     with pytest.raises(IssuanceRefused, match="one place"):
         written(several)
+    with pytest.raises(MalformedRequest, match="CN is"):  # what a command is given that is no UTF-8
+        subject_of([("CN", "\udcff")])
+    with pytest.raises(IssuanceRefused, match="PrintableString"):
+        written(subject_of([("C", "中国")]))
+    with pytest.raises(IssuanceRefused, match="give -utf8"):
+        written(subject_of([("O", "数据局".encode().decode("latin-1"))]))
 
 
 async def test_a_recorded_profile_counts_and_its_versions_stay() -> None:

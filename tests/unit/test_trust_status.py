@@ -26,8 +26,10 @@ from pki.core.ocsp import format_ocsp_request
 from pki.core.published import INDEX, Published, parse_published
 from pki.core.settings import AuthoritySettings
 from pki.status.issuers import issuer_in
+from pki.status.live import LiveStatus
 from pki.status.publishing import read_index
 from pki.status.remote import RemoteStatus
+from pki.status.responders import Responders
 from pki.status.rounds import StatusPace, StatusRounds
 from tests.support.trust import SetClock
 from tests.support.trust_authorities import CITY, STATUS_URL, city_authority
@@ -92,6 +94,24 @@ async def test_what_was_never_issued_is_revoked_and_other_issuers_are_nobodys_bu
             assert await said(status, status.issuer, 1, nonce=bytes(size)) == expected
         many = [status.issuer.hashes.cert_id("sha1", f"{n:040x}") for n in range(17)]
         assert told((await status.live.ocsp(format_ocsp_request(many))).data) == "malformed_request"
+
+
+async def test_while_the_key_that_would_answer_is_not_there_yet_clients_come_again() -> None:
+    async with status_bench() as status:
+        await status.rounds.once()
+        await issued(status.bench, 1)
+        responder = status.bench.index.book.get(Responder, "responder:city-1").current
+        assert responder is not None
+        key = status.bench.keys.keys.pop(responder.reference)  # as after a restore, before its file is back
+        live = LiveStatus(
+            status.bench.journal,
+            status.bench.index,
+            status.lists,
+            Responders(status.bench.journal, status.bench.index, status.bench.keys),
+        )
+        assert told((await live.ocsp(ask(status.issuer, 1))).data) == "try_later"
+        status.bench.keys.keys[responder.reference] = key
+        assert told((await live.ocsp(ask(status.issuer, 1))).data) == "good"
 
 
 async def test_several_certificates_of_one_issuer_are_answered_in_one() -> None:

@@ -139,7 +139,10 @@ def _names(profile: Profile, asked: Iterable[str]) -> tuple[str, ...]:
         )
     for kind in profile.names_required:
         if kind not in kinds:
-            raise IssuanceRefused(f"profile {profile.name} demands a name of kind {kind}")
+            raise IssuanceRefused(
+                f"profile {profile.name} demands a name of kind {kind}",
+                hint="name it in the request's subjectAltName: openssl req -addext subjectAltName=DNS:…",
+            )
     if len(names) > profile.names_max:
         raise IssuanceRefused(f"{len(names)} names are asked for; profile {profile.name} allows {profile.names_max}")
     for name in names:

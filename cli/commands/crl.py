@@ -136,9 +136,12 @@ def list_(
 
 async def _list(session: Session, authority: str | None, *, every: bool) -> list[CrlRow]:
     from cli.trust.status import open_status
+    from pki.aggregates.authority import Authority
 
     async with open_status(session) as desk:
         index = desk.trust.index
+        if authority is not None:
+            index.book.get(Authority, Authority.create_id(authority))
         found: list[CrlRow] = []
         for issuer, shard in _series(desk, authority):
             series = (issuer.authority, issuer.generation, shard)

@@ -15,6 +15,7 @@ from ledger.errors import InvalidRequest, NotPermitted, Pushback, Unavailable
 from pki.access.base import Caller
 from pki.access.tokens import SCOPES, Tokens
 from pki.http.bodies import Bodies, json_response, media_type
+from pki.keystore.base import KeyMissing
 
 FORM: Final = "application/x-www-form-urlencoded"
 FIELDS_MAX: Final = 16
@@ -59,6 +60,8 @@ async def _token(service: TokenService, request: Request) -> Response:
         granted = await service.tokens.issue(caller, scopes, client_id=form.get("client_id"))
     except NotPermitted as error:
         return _error("invalid_client", error.what, 401)
+    except KeyMissing as error:  # after a restore, until the keys are brought back
+        return _error("temporarily_unavailable", error.what, 503)
     except InvalidRequest as error:
         return _error("invalid_scope", error.what)
     except Pushback:

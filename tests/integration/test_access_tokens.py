@@ -152,6 +152,18 @@ async def test_who_asks_wrongly_is_told_in_the_protocols_form(
         assert await here.size() == size
 
 
+async def test_while_the_key_of_tokens_is_not_brought_back_yet_clients_come_again(tmp_path: Path) -> None:
+    """After a restore, before `jinshi ca keys recover`."""
+    async with town(tmp_path) as here:
+        keys = here.offices.bench.keys.keys
+        gone = dict(keys)
+        keys.clear()
+        answer = await here.token("box")
+        assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
+        keys.update(gone)
+        assert (await here.token("box")).status_code == 200
+
+
 async def test_what_is_no_token_of_ours_or_is_over_is_refused_and_nothing_is_recorded(tmp_path: Path) -> None:
     async with town(tmp_path) as here:
         bench = here.offices.bench

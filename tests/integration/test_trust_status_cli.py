@@ -144,6 +144,7 @@ def test_a_site_answers_on_while_the_primary_is_gone(primary: Jinshi, tmp_path: 
 def test_what_cannot_be_done_is_said_in_a_line(primary: Jinshi, tmp_path: Path) -> None:
     asyncio.run(city_in(primary, AuthoritySettings(status_url=STATUS_URL), 1))
     primary("crl", "issue", "nobody", code=2)
+    primary("crl", "list", "nobody", code=2)
     primary("crl", "issue", "city", "--delta", code=2)
     primary("crl", "show", "city", code=2)
     assert "late" in primary("crl", "status", code=1).stderr

@@ -20,6 +20,7 @@ from ledger.store.memory import MemoryEntryStore, MemoryObjectStore
 from pki.access.base import Caller, Permit, Resource
 from pki.core.algorithms import Algorithm, IssuerKey, algorithm_of, generate
 from pki.journal import Journal
+from pki.keystore.base import KeyMissing
 from pki.views.catalogue import TrustIndex
 
 OFFICER = Caller("local:officer")
@@ -70,7 +71,7 @@ class HeldKeys:
 
     async def open(self, reference: str) -> HeldKey:
         if reference not in self.keys:
-            raise InvalidRequest(f"there is no key {reference}")
+            raise KeyMissing(f"there is no key {reference}")
         return self.keys[reference]
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from ledger.core.canonical import INTEGER_MAX, JsonValue, canonicalize, parse_canonical
-from ledger.core.event import format_time
+from ledger.core.event import format_time, posix_us
 from ledger.errors import InvalidRequest, Malformed, Tampered
 from ledger.protocols import Clock
 from ledger.store.base import ObjectStore, Tag
@@ -60,7 +60,7 @@ class Consumers:
             raise InvalidRequest(f"{position} is no position", hint="give the index of the next entry to read")
         if expected is None and len(await self.names()) >= CONSUMERS_MAX:
             raise InvalidRequest(f"there are {CONSUMERS_MAX} consumers already", hint="remove one that is not used")
-        now_us = round(self._clock.now().timestamp() * 1_000_000)
+        now_us = posix_us(self._clock.now())
         consumer = Consumer(name, position, format_time(now_us), actor)
         value: dict[str, JsonValue] = {"actor": actor, "position": position, "updated": consumer.updated}
         return consumer, await self._objects.replace(_key(name), canonicalize(value), expected=expected)

@@ -15,7 +15,7 @@ from typing import Final
 
 from ledger.content.leases import Lease
 from ledger.core.entry import decode_entry
-from ledger.core.event import Event
+from ledger.core.event import Event, posix_us
 from ledger.core.manifest import CONTENT_SCHEME
 from ledger.core.merkle import CompactRange
 from ledger.errors import (
@@ -295,7 +295,7 @@ class Sequencer:
         return staging
 
     def _staging(self, head: Head, known: Mapping[EventKey, Known] | None = None) -> Staging:
-        now_us = round(self._clock.now().timestamp() * 1_000_000)
+        now_us = posix_us(self._clock.now())
         recorded_us = max(now_us, head.recordedtime_us)  # never goes back
         seal = None if self._sealer is None else self._sealer.seal
         return Staging(head.size, recorded_us, self._versions, seal, known)

@@ -16,7 +16,7 @@ from eventsourcing.persistence import DatetimeAsISO, Mapper, StoredEvent
 
 import pki.aggregates.every  # noqa: F401 (events are found by their names, whatever else this process imports)
 from ledger.core.canonical import canonicalize
-from ledger.core.event import Event, Extension, format_time
+from ledger.core.event import Event, Extension, format_moment
 from ledger.errors import Conflict, IdConflict, InvalidRequest, MalformedEntry
 from ledger.persistence.mapping import EventMapping, source_of
 from ledger.persistence.names import NAMES
@@ -88,7 +88,7 @@ class Journal:
             EntryTooLarge, Pushback, Unavailable, Fenced: as `Sequencer.append`; nothing was recorded.
         """
         said = {**permit.extensions(), **(extensions or {})}
-        time = format_time(round(self.clock.now().timestamp() * 1_000_000))
+        time = format_moment(self.clock.now())
         decided: list[Any] = [event for one in aggregates for event in one.collect_events()]
         stored = [_MAPPER.to_stored_event(event) for event in decided]
         events = [_MAPPING.to_event(one, time=time, extensions=said) for one in stored]

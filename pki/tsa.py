@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final
 
 from ledger.core.encoding import decode_base64, encode_base64
+from ledger.core.event import posix_us
 from ledger.errors import Conflict, JinshiError, Pushback
 from pki.access.base import Caller, Resource, service_permit
 from pki.access.refusals import RefusalLog
@@ -235,7 +236,7 @@ class TimeStamping:
         clock, reader = self._journal.clock, self._journal.reader
         if self._last is None:
             size = (await reader.head()).size
-            if await reader.size_at(_us(clock.now())) < size:  # some were recorded later than now
+            if await reader.size_at(posix_us(clock.now())) < size:  # some were recorded later than now
                 raise StampRefused("the clock is behind what is recorded", Failure.TIME_NOT_AVAILABLE)
         now = clock.now()
         if self._last is not None and now < self._last:
@@ -296,10 +297,6 @@ def _stamping(
 
 def _chunks(asked: list[_Waiting], size: int) -> list[list[_Waiting]]:
     return [asked[start : start + size] for start in range(0, len(asked), size)]
-
-
-def _us(time: datetime) -> int:
-    return round(time.timestamp() * 1_000_000)
 
 
 # -- all of them --

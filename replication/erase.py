@@ -12,7 +12,7 @@ from typing import Final
 
 from ledger.core.canonical import JsonValue, canonicalize, parse_json
 from ledger.core.entry import Entry, decode_entry
-from ledger.core.event import format_time
+from ledger.core.event import format_moment
 from ledger.core.note import Note, NoteSignature, format_note, parse_note, verify_site_note
 from ledger.errors import Malformed, MalformedNote, ObjectMissing, Tampered, Untrusted
 from ledger.keyring.data import KEYRING, delete_data_key, is_data_keyid
@@ -157,7 +157,7 @@ class SiteEraser:
                     key=key,
                     hint="let no other writer replicate to this site, then run it again",
                 )
-        now = format_time(round(self._clock.now().timestamp() * 1_000_000))
+        now = format_moment(self._clock.now())
         text = format_statement(Statement(self._origin, self._site.name, erasure.approved, erasure.keyids, now))
         mirror = self._site.mirror
         signature = NoteSignature(mirror.name, mirror.site_key_id, self._cosigner.sign_site(text))

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 from ledger.core.canonical import JsonValue, canonicalize
-from ledger.core.event import format_time
+from ledger.core.event import format_moment
 from ledger.errors import CompareFailed, ImmutableConflict, ObjectMissing, StoreUnavailable
 from ledger.protocols import Clock
 from ledger.store.base import ObjectStore, Stored
@@ -49,7 +49,7 @@ class Evidence:
                 "origin": self._origin,
                 "site": site,
                 "key": key,
-                "time": format_time(round(self._clock.now().timestamp() * 1_000_000)),
+                "time": format_moment(self._clock.now()),
                 "size": len(data),
                 "sha256": hashlib.sha256(data).hexdigest(),
                 "what": what,

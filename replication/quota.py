@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from ledger.core.canonical import JsonValue, canonicalize, parse_json
-from ledger.core.event import event_time_us, format_time
+from ledger.core.event import event_time_us, format_moment
 from ledger.core.note import Note, NoteSignature, format_note, parse_note, verify_site_note
 from ledger.errors import CompareFailed, Malformed, MalformedNote, ObjectMissing, OverQuota, Tampered, Untrusted
 from ledger.protocols import Clock, Cosigner
@@ -193,7 +193,7 @@ class Quota:
         same = said is not None and (said.room, said.quota_bytes) == (self.room, self.quota_bytes)
         if same or (said is None and not forged and self.room is Room.FINE):
             return
-        now = format_time(round(self._clock.now().timestamp() * 1_000_000))
+        now = format_moment(self._clock.now())
         text = format_notice(Notice(origin, self._site.name, self.room, self.used_bytes, self.quota_bytes, now))
         mirror = self._site.mirror
         note = Note(text, (NoteSignature(mirror.name, mirror.site_key_id, self._cosigner.sign_site(text)),))

@@ -13,7 +13,7 @@ from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, parse_checkpoin
 from ledger.core.classification import Label, site_label, site_network
 from ledger.core.cosignature import Cosignature, verify_cosignature, verify_log_signature
 from ledger.core.encoding import parse_decimal
-from ledger.core.event import event_time_us, format_time
+from ledger.core.event import event_time_us, format_moment, format_time
 from ledger.core.note import (
     Note,
     NoteSignature,
@@ -138,7 +138,7 @@ async def init_site(
         Tampered: its site.json was edited.
         StoreUnavailable, DiskFull: it cannot be written.
     """
-    created = format_time(round(now.timestamp() * 1_000_000))
+    created = format_moment(now)
     description = SiteDescription(
         origin, site.name, cosigner.vkey, retention_days, classification, created, lock_days, network, quota_bytes
     )

@@ -10,7 +10,7 @@ from ledger.asset_lag import AssetLagMeter
 from ledger.assets import Asset, Registry
 from ledger.core.acts import DRILLED, acts_source
 from ledger.core.entry import Entry, decode_entry
-from ledger.core.event import Event, event_time_us
+from ledger.core.event import Event, event_time_us, posix_us
 from ledger.errors import Malformed
 from ledger.grades import grade_of
 from ledger.kinds import CHECKED, KINDS
@@ -55,7 +55,7 @@ class Watch:
         last = await self._last(acts_source(self._origin), DRILLED, head)
         drilled = 0 if last is None else last.index + 1
         drills = [drill for site in sites if (drill := await self._drill(site.name, drilled)) is not None]
-        now_us = round(self._clock.now().timestamp() * 1_000_000)
+        now_us = posix_us(self._clock.now())
         found: list[tuple[Asset, list[Finding]]] = []
         for asset in assets:
             sealed, seen = await self._seen(asset, head)

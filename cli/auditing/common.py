@@ -19,7 +19,7 @@ from ledger.auditor import AuditReport, Check, ReplaySettings, replay
 from ledger.auditor.report import failed, not_run
 from ledger.auditor.scan import RANGE_ENTRIES
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, origin_prefix
-from ledger.core.event import format_time
+from ledger.core.event import format_moment
 from ledger.errors import Tampered
 from ledger.keyring import RecoveryKey
 from ledger.store.base import ObjectStore, Prefixed
@@ -128,7 +128,7 @@ class Audit:
             site=self._site,
             size=checkpoint.size,
             root=self.root.hex(),
-            started=format_time(round(self._started.timestamp() * 1_000_000)),
+            started=format_moment(self._started),
             took_ms=round((time.monotonic() - self._began_s) * 1_000),
             processes=self._processes,
             checks=tuple(self._checks),

@@ -17,7 +17,7 @@ from ledger.assets import (
 )
 from ledger.capture.base import Captured
 from ledger.core.entry import decode_entry
-from ledger.core.event import Event, event_time_us
+from ledger.core.event import Event, event_time_us, posix_us
 from ledger.errors import JinshiError
 from ledger.grades import grade_of
 from ledger.protocols import Clock
@@ -84,7 +84,7 @@ class Health:
         await self._writable.sequencer.append([event], actor=self._writable.ledger.environment.actor)
 
     def _now_us(self) -> int:
-        return round(self._clock.now().timestamp() * 1_000_000)
+        return posix_us(self._clock.now())
 
 
 def _same(before: tuple[str, ...], after: tuple[str, ...]) -> bool:

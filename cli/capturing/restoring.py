@@ -22,7 +22,7 @@ from ledger.assets import Asset
 from ledger.capture.base import Restored, Restoring
 from ledger.core.acts import ASSET_RESTORED, acts_source
 from ledger.core.canonical import JsonValue
-from ledger.core.event import Event, format_time
+from ledger.core.event import Event, format_moment
 from ledger.core.sealing import KEY_SIZE
 from ledger.errors import DiskFull, InvalidRequest, JinshiError, StoreUnavailable, Tampered
 from ledger.kinds import check_options, check_secrets, kind_of, nearest, read_options
@@ -255,7 +255,7 @@ def _restored_event(outcome: Outcome) -> Event:
     """`asset.restored.v1` (docs/formats.md, section 6)."""
     assert outcome.restored is not None
     checkpoint = outcome.chosen.copy.checkpoint
-    at = format_time(round(SystemClock().now().timestamp() * 1_000_000))
+    at = format_moment(SystemClock().now())
     counts: dict[str, JsonValue] = dict(outcome.restored.counts)
     checks: dict[str, JsonValue] = dict(outcome.restored.checks)
     data: dict[str, JsonValue] = {

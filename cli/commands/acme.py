@@ -13,7 +13,7 @@ from cli.display import render
 from cli.session import Session, run_async, session_of
 from cli.trust.officers import deciding
 from cli.trust.opening import Trust, open_trust
-from ledger.core.event import format_time
+from ledger.core.event import format_seconds
 from ledger.errors import InvalidRequest
 from pki.access.base import Access
 from pki.acme.base import account_resource
@@ -178,7 +178,7 @@ def _shown(key: KeyRow | EabKey) -> dict[str, Any]:
         "names": list(key.names),
         "accounts": key.accounts,
         "accounts_max": key.accounts_max,
-        "issued": _time(key.issued if isinstance(key, KeyRow) else key.issued_at),
+        "issued": format_seconds(key.issued if isinstance(key, KeyRow) else key.issued_at),
     }
 
 
@@ -194,9 +194,9 @@ def list_accounts(context: typer.Context, json: Json = False) -> None:
     def put(row: AccountRow) -> None:
         if json:
             named = {"account": row.name, "state": row.state, "holder": row.holder, "eab": row.eab}
-            render.print_json({**named, "thumbprint": row.thumbprint, "made": _time(row.created)})
+            render.print_json({**named, "thumbprint": row.thumbprint, "made": format_seconds(row.created)})
         else:
-            columns.add(row.name, row.state, row.holder, row.thumbprint, _time(row.created))
+            columns.add(row.name, row.state, row.holder, row.thumbprint, format_seconds(row.created))
 
     async def listed() -> None:
         async with _opened(session) as desk:
@@ -225,7 +225,7 @@ def show(
         "eab": account.eab,
         "thumbprint": account.thumbprint,
         "contacts": ", ".join(account.contacts),
-        "made": _time(account.created_at),
+        "made": format_seconds(account.created_at),
     }
     if json:
         render.print_json(said)
@@ -258,7 +258,3 @@ async def _deactivate(session: Session, name: str) -> None:
         permit = await desk.access.permit(desk.trust.caller, "account.deactivate", account_resource(account))
         account.deactivate("officer", timestamp=journal.clock.now())
         await journal.save(account, permit=permit)
-
-
-def _time(seconds: int) -> str:
-    return format_time(seconds * 1_000_000)

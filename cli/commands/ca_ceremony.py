@@ -11,7 +11,7 @@ from cli.commands.ca import ca_app
 from cli.display import render
 from cli.files import read_file, write_file
 from cli.session import Session, run_async, session_of
-from ledger.core.event import format_time
+from ledger.core.event import format_seconds
 from ledger.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -203,8 +203,7 @@ async def _transcripts(session: Session, name: str | None = None) -> list[dict[s
                 "file": one.script,
                 "present": one.present,
                 "steps": [
-                    {"at": format_time(s.at * 1_000_000), "what": s.what, "to": s.to, "digest": s.digest}
-                    for s in one.steps
+                    {"at": format_seconds(s.at), "what": s.what, "to": s.to, "digest": s.digest} for s in one.steps
                 ],
             }
             for one in found

@@ -141,9 +141,10 @@ def export(
 async def _export(
     session: Session, which: str, output: Path | None, authority: str, *, chain: bool, receipt: bool
 ) -> None:
-    from cli.trust.certificates import exported, load, pem, places_of, receipts_for
+    from cli.trust.certificates import exported, load, places_of, receipts_for
     from cli.trust.officers import open_offices
     from pki.access.base import Resource
+    from pki.core.der import pem
 
     async with open_offices(session.ledger, session.environment, session.passphrase()) as offices:
         trust = offices.trust
@@ -159,7 +160,7 @@ async def _export(
         write_file(beside.with_name(beside.name + ".entry"), entry)
         write_file(beside, proof)
         render.say(f"{beside}: the receipt of entry {places[name]}, with the entry beside it")
-    write_file(file, b"".join(map(pem, found)))
+    write_file(file, pem(*found).encode())
     render.say(f"{file}: {render.count(len(found), 'certificate')}")
     if not accepted:
         render.warn(

@@ -35,7 +35,7 @@ def issue(
     json: Json = False,
 ) -> None:
     """Ask for a certificate and have it written; where others have to approve it first, that is said."""
-    from pki.http.forms import chain_pem, pem
+    from pki.core.der import pem
 
     session = session_of(context)
     standing = run_async(
@@ -43,6 +43,6 @@ def issue(
     )
     say_standing(standing, json=json)
     if standing.issued is not None and out is not None:
-        write_file(out, (pem(standing.issued.certificate) + chain_pem(standing.issued.chain)).encode())
+        write_file(out, pem(standing.issued.certificate, *standing.issued.chain).encode())
     elif standing.serial and out is not None:
         render.warn(f"it was issued before: jinshi cert export {standing.serial} --output {out}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -14,6 +13,7 @@ from cli.commands.roles import run_server, say_ready
 from cli.display import render
 from cli.files import write_file
 from cli.session import Session, run_async, session_of
+from ledger.core.event import format_seconds
 from ledger.errors import CheckFailed, InvalidRequest
 
 if TYPE_CHECKING:
@@ -394,4 +394,4 @@ def _json(row: CrlRow) -> dict[str, object]:
 
 
 def _time(posix_s: int) -> str:
-    return f"{datetime.fromtimestamp(posix_s, UTC):%Y-%m-%d %H:%M:%SZ}" if posix_s else "-"
+    return render.moment(format_seconds(posix_s)) if posix_s else "-"

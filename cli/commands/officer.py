@@ -11,7 +11,7 @@ import typer
 from cli.display import render
 from cli.session import Session, run_async, session_of
 from cli.trust.officers import Offices, identity_of_file, identity_of_user, open_offices
-from ledger.core.event import format_time
+from ledger.core.event import format_seconds
 from ledger.errors import InvalidRequest, MalformedPolicy
 from pki.access.base import Resource, Value
 from pki.access.policy import TEXT_SIZE_MAX
@@ -325,7 +325,7 @@ def _do(session: Session, act: Callable[[Offices], Awaitable[Any]]) -> Any:
 
 
 def _until(identity: Identity) -> str:
-    return f", until {render.moment(format_time(identity.not_after * 1_000_000))}" if identity.not_after else ""
+    return f", until {render.moment(format_seconds(identity.not_after))}" if identity.not_after else ""
 
 
 def _json(officer: Officer) -> dict[str, object]:

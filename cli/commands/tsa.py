@@ -17,7 +17,7 @@ from cli.session import Session, run_async, session_of
 from cli.trust.keys import recorded_keys
 from cli.trust.officers import Offices, open_offices
 from ledger.core.encoding import decode_base64
-from ledger.core.event import format_time
+from ledger.core.event import format_seconds
 from ledger.errors import CheckFailed, InvalidRequest, Tampered
 from pki.access.base import Resource
 from pki.aggregates.tsa import Tsa
@@ -201,7 +201,7 @@ def _show(tsa: Tsa) -> None:
         until = ", not certified"
         if key.certificate:
             ends = x509.load_der_x509_certificate(decode_base64(key.certificate)).not_valid_after_utc
-            until = f", until {render.moment(format_time(round(ends.timestamp()) * 1_000_000))}"
+            until = f", until {render.moment(format_seconds(round(ends.timestamp())))}"
         render.say(f"key {key.number}: {key.algorithm} at {key.reference}{until}")
 
 

@@ -24,7 +24,7 @@ from cli.wiring.ledgers import WritableLedger
 from ledger.acknowledging import Standing
 from ledger.alarms import AlarmKind, Key, Reading, changes, cleared_event, raised_event, read_alarms
 from ledger.assets import Asset
-from ledger.core.event import Event, format_time
+from ledger.core.event import Event, format_time, posix_us
 from ledger.errors import Fenced, JinshiError, StoreUnavailable, Unavailable
 from ledger.http.service import Service
 
@@ -102,7 +102,7 @@ class Alarming:
         with suppress(StoreUnavailable):  # said by whatever else needs the store; the next look takes it in
             await self._scrubs.look()
         over, fine = changes(self._standing, await self._readings())
-        at_us = round(self._clock.now().timestamp() * 1_000_000)
+        at_us = posix_us(self._clock.now())
         at, origin = format_time(at_us), self._service.origin
         for reading in over:
             self._standing.add(reading.key)

@@ -17,7 +17,7 @@ from cli.system import SystemClock
 from cli.wiring.ledgers import OpenLedger, load_log_key, open_ledger
 from ledger.classification import read_label
 from ledger.core.checkpoint import Checkpoint, OpenedCheckpoint, origin_prefix
-from ledger.core.event import format_time
+from ledger.core.event import format_moment
 from ledger.errors import DiskFull, InvalidRequest, ObjectMissing, Tampered, Unavailable
 from ledger.files import hold_lock
 from ledger.keyring.erasures import read_erasures
@@ -130,7 +130,7 @@ async def _increment(ledger: OpenLedger, request: ExportRequest) -> tuple[int, I
         base=base,
         opened=OpenedCheckpoint(published.checkpoint, published.note),
         epoch=(await ledger.store.head()).epoch,
-        created=format_time(round(SystemClock().now().timestamp() * 1_000_000)),
+        created=format_moment(SystemClock().now()),
         erased=erasures.erased,
         known=known if known is not None and known.size <= size else None,
     )

@@ -20,7 +20,7 @@ from ledger.acknowledging import Acknowledging
 from ledger.alarms import AlarmKind, Reading, cleared_event, raised_event, read_alarms
 from ledger.core.acts import SCRUBBED, is_act
 from ledger.core.entry import decode_entry
-from ledger.core.event import Event, format_time
+from ledger.core.event import Event, format_moment
 from ledger.errors import LockHeld, Malformed
 from ledger.store.base import EntryStore, Selection
 
@@ -132,7 +132,7 @@ async def alarm_alone(root: Path, environment: Environment, passphrase: str, scr
     reading = Reading(AlarmKind.SITE_DAMAGED, result.site, what, int(over), 0, over=over, fine=result.whole)
     async with open_ledger(root, environment) as ledger:
         standing = reading.key in await read_alarms(ledger.store)
-    at = format_time(round(SystemClock().now().timestamp() * 1_000_000))
+    at = format_moment(SystemClock().now())
     due: list[Event] = []
     if over and not standing:
         due.append(raised_event(ledger.origin, reading, at=at))

@@ -17,7 +17,7 @@ from cli.wiring.credentials import Use, reference_of
 from cli.wiring.ledgers import OpenLedger, mirror_memory
 from cli.wiring.places import open_place
 from cli.wiring.sealing import make_kek
-from ledger.core.event import Event, format_time
+from ledger.core.event import Event, format_moment
 from ledger.core.policy import Policy
 from ledger.errors import InvalidRequest, LockHeld
 from ledger.files import hold_lock
@@ -119,7 +119,7 @@ async def scrub_site(
         scrubber = await _scrubber(ledger, name, passphrase, wanted, counted)
         if wanted.anew:
             await scrubber.close()
-        begun = format_time(round(SystemClock().now().timestamp() * 1_000_000))
+        begun = format_moment(SystemClock().now())
         while True:
             done = await scrubber.run(report)
             # What was found is recorded before it is forgotten; the same report again is the same entry.

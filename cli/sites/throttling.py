@@ -10,7 +10,7 @@ from cli.config import LedgerPaths, SiteSettings, format_settings, read_settings
 from cli.files import write_file
 from cli.system import SystemClock
 from cli.wiring.shipping import schedule_of
-from ledger.core.event import format_time
+from ledger.core.event import format_moment
 from ledger.errors import LockHeld
 from ledger.files import hold_lock
 from replication.schedule import FREE, OFF, format_rate
@@ -54,7 +54,7 @@ class ShownPhase:
     @property
     def json(self) -> dict[str, str | int | None]:
         """For programs."""
-        until = None if self.until is None else format_time(round(self.until.timestamp() * 1_000_000))
+        until = None if self.until is None else format_moment(self.until)
         return {"bytes_per_s": self.rate, "until": until}
 
 

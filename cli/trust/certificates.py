@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from cryptography import x509
@@ -17,6 +16,7 @@ from cli.session import Session
 from cli.trust.opening import Trust
 from cli.wiring.ledgers import open_ledger
 from ledger.core.encoding import decode_base64
+from ledger.core.event import format_seconds
 from ledger.core.proof import format_receipt
 from ledger.errors import Conflict, InvalidRequest, MalformedRequest
 from ledger.store.base import Selection
@@ -88,12 +88,7 @@ def described(row: CertificateRow, certificate: Certificate | None = None) -> di
 
 def moment(posix_s: int) -> str:
     """A time as RFC 3339 has it; "" for 0."""
-    return datetime.fromtimestamp(posix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if posix_s else ""
-
-
-def pem(der: bytes) -> bytes:
-    """The same in PEM."""
-    return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+    return format_seconds(posix_s) if posix_s else ""
 
 
 def exported(trust: Trust, certificate: Certificate, *, chain: bool) -> list[bytes]:

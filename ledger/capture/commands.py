@@ -12,7 +12,7 @@ from ledger.capture.opened import last_of
 from ledger.capture.process import running, shown
 from ledger.content import Content, ContentWriter
 from ledger.core.canonical import JsonValue
-from ledger.core.event import format_time
+from ledger.core.event import format_moment
 from ledger.errors import CaptureFailed, InvalidRequest
 from ledger.tasks import Report
 
@@ -58,7 +58,7 @@ class CommandsCapture:
             dataref = await writer.dataref(content)
             took_ms = round((subject.clock.now() - began).total_seconds() * 1_000)
             dump = Dump(tuple(self._command), content.manifest, took_ms, said)
-            event = dump_event(subject.source, dump, dataref, at=format_time(round(began.timestamp() * 1_000_000)))
+            event = dump_event(subject.source, dump, dataref, at=format_moment(began))
             lease.check()
             # Commit point: until this entry is recorded there is no dump, only packs nobody refers to.
             places = await subject.appender.append([event], actor=subject.actor)

@@ -16,7 +16,7 @@ from ledger.capture.commands import seconds_of, values_of, words_of
 from ledger.capture.opened import last_of
 from ledger.capture.process import running, shown
 from ledger.capture.recorded import INLINE_SIZE_MAX, RECORDED, Output, fits, format_output, output_of, parse_output
-from ledger.core.event import Event, format_time
+from ledger.core.event import Event, format_moment
 from ledger.errors import CaptureFailed, InvalidRequest
 from ledger.tasks import Report
 
@@ -70,7 +70,7 @@ class ConfigCapture:
 
     async def _append(self, output: Output, dataref: str | None) -> int:
         subject = self._subject
-        at = format_time(round(subject.clock.now().timestamp() * 1_000_000))
+        at = format_moment(subject.clock.now())
         event = Event(
             id=f"config:{output.sha256}:{at}",
             source=subject.source,

@@ -124,6 +124,21 @@ def format_time(us: int) -> str:
     return f"{_second(seconds)}.{rest:06d}Z"
 
 
+def posix_us(moment: datetime) -> int:
+    """A timezone-aware time in POSIX microseconds."""
+    return round(moment.timestamp() * 1_000_000)
+
+
+def format_moment(moment: datetime) -> str:
+    """A timezone-aware time as `format_time` has it."""
+    return format_time(posix_us(moment))
+
+
+def format_seconds(seconds: int) -> str:
+    """POSIX seconds as RFC 3339 in UTC, to the second."""
+    return f"{_second(seconds)}Z"
+
+
 @lru_cache(maxsize=64)
 def _second(seconds: int) -> str:
     """The beginning of such a time; the same for many events in a row."""

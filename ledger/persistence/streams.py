@@ -10,7 +10,7 @@ from typing import Final
 
 from ledger.core.acknowledgement import LOCAL
 from ledger.core.entry import Entry, decode_entry
-from ledger.core.event import Event, format_time
+from ledger.core.event import Event, format_time, posix_us
 from ledger.errors import IdConflict, InvalidRequest, Pushback, StoreUnavailable, VersionConflict
 from ledger.persistence.mapping import VERSION, version_of
 from ledger.persistence.vault import Vault
@@ -70,7 +70,7 @@ class Streams:
 
     def stamp(self) -> str:
         """The time now, later than any this has returned."""
-        self._stamped_us = max(self._stamped_us + 1, round(self._clock.now().timestamp() * 1_000_000))
+        self._stamped_us = max(self._stamped_us + 1, posix_us(self._clock.now()))
         return format_time(self._stamped_us)
 
     # -- appending --

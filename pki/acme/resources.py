@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from ledger.core.encoding import decode_base64
 from pki.acme.ari import time_of
 from pki.acme.problems import PREFIX, STATUS
 from pki.acme.settings import AcmeSettings
 from pki.aggregates.acme import VALID, Account
 from pki.aggregates.acme_order import PENDING, PROCESSING, Challenge, Order
+from pki.core.der import pem
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +110,7 @@ class Resources:
 
 def pem_chain(order: Order) -> bytes:
     """application/pem-certificate-chain (RFC 8555 §9.1): from the certificate up."""
-    ders = [decode_base64(one) for one in order.chain]
-    return b"".join(x509.load_der_x509_certificate(one).public_bytes(Encoding.PEM) for one in ders)
+    return pem(*map(decode_base64, order.chain)).encode()
 
 
 def _error(error: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from ledger.core.encoding import encode_base64
 from ledger.errors import MalformedRequest
 
 BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, NULL, OID, ENUMERATED = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x0A
@@ -17,6 +18,17 @@ UTC_TIME, GENERALIZED_TIME, SEQUENCE = 0x17, 0x18, 0x30
 _LENGTH_BYTES_MAX: Final = 4
 _UTC_TIME_END: Final = 2_524_608_000
 """2050-01-01: from then on times are GeneralizedTime, RFC 5280 §4.1.2.5."""
+
+
+def pem(*certificates: bytes) -> str:
+    """Certificates in PEM (RFC 7468), one after the other; from DER."""
+    return "".join(map(_pem, certificates))
+
+
+def _pem(der: bytes) -> str:
+    text = encode_base64(der)
+    lines = "\n".join(text[at : at + 64] for at in range(0, len(text), 64))
+    return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
 
 
 # -- writing --

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from ledger.core.encoding import decode_base64, encode_base64
-from ledger.core.event import event_time_us
+from ledger.core.encoding import decode_base64
+from ledger.core.event import event_time_us, format_seconds
 from ledger.errors import InvalidRequest, MalformedEvent
 from ledger.http.problems import unmet
 from pki.aggregates.authority import Authority
 from pki.aggregates.identity import Evidence, evidence_of
+from pki.core.der import pem
 from pki.core.profile import Profile, described
 from pki.views.certificates import CertificateRow
 from pki.views.identities import IdentityRow
@@ -158,7 +158,7 @@ def evidence_in(value: Mapping[str, Any]) -> list[Evidence]:
 
 def time_text(seconds: int) -> str | None:
     """A time as JSON has it; None for 0."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else None
+    return format_seconds(seconds) if seconds else None
 
 
 def standing_json(one: Standing) -> dict[str, Any]:
@@ -263,11 +263,4 @@ def profile_json(one: Profile) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def chain_pem(chain: tuple[bytes, ...]) -> str:
     """A chain in PEM; there are few, and each is answered again and again."""
-    return "".join(map(pem, chain))
-
-
-def pem(der: bytes) -> str:
-    """A certificate in PEM (RFC 7468)."""
-    text = encode_base64(der)
-    lines = "\n".join(text[at : at + 64] for at in range(0, len(text), 64))
-    return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
+    return pem(*chain)

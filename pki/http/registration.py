@@ -24,6 +24,7 @@ from pki.aggregates.authority import Authority
 from pki.aggregates.certificate import Certificate
 from pki.aggregates.identity import KINDS
 from pki.aggregates.request import STATES
+from pki.core.der import pem
 from pki.core.profile import Profile
 from pki.holders import Holders
 from pki.http import forms, openapi
@@ -288,7 +289,7 @@ class _Certificates:
     async def _encoded(self, accepted: str, row: CertificateRow, der: bytes) -> Response:
         if PKIX_CERT in accepted:
             return Response(der, 200, {"cache-control": "no-store"}, PKIX_CERT)
-        text = forms.pem(der)
+        text = pem(der)
         if PEM_CHAIN in accepted:
             chain = await self.service.registration.issuers.of(row.authority).chain(row.authority)
             return Response(text + forms.chain_pem(chain), 200, {"cache-control": "no-store"}, PEM_CHAIN)

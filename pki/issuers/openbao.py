@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import hvac  # type: ignore[import-untyped]
-import requests
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
@@ -32,7 +31,7 @@ from pki.core.request import key_id
 from pki.core.template import fitted
 from pki.issuers.base import Begun
 from pki.journal import Journal
-from pki.keystore.openbao import one_line
+from pki.keystore.openbao import one_line, reachable
 from pki.views.catalogue import TrustIndex
 from pki.views.requests import RequestRow
 from pki.wishes import wanted
@@ -103,25 +102,19 @@ class PkiEngine:
             answer = self.client.adapter.request(method, f"/v1/{self.mount}/{path}", json=body)
             return dict(answer) if isinstance(answer, dict) else {}
 
-        try:
-            return await asyncio.to_thread(ask)
-        except refusals.VaultDown as error:
-            raise NotAsked(f"OpenBao at {self.client.url} is sealed", hint="unseal it; nothing was lost") from error
-        except (refusals.Forbidden, refusals.Unauthorized) as error:
-            raise NotAsked(
-                f"{self.where} refuses our token", hint=f"its policy has to allow {self.mount}/sign/{self.role}"
-            ) from error
-        except refusals.InvalidPath as error:
-            if none_is_empty:
-                return {}
-            raise Unavailable(f"{self.where} has no {path[:80]}", hint="check the mount and the role") from error
-        except refusals.InvalidRequest as error:
-            raise IssuanceRefused(f"{self.where} refuses it ({one_line(error)[:300]})") from error
-        except (refusals.VaultError, requests.RequestException) as error:
-            raise Unavailable(
-                f"OpenBao at {self.client.url} cannot be used ({one_line(error)[:200]})",
-                hint="check that it runs and can be reached; what was begun is carried on",
-            ) from error
+        with reachable(self.client.url, comfort="what was begun is carried on", sealed=NotAsked):
+            try:
+                return await asyncio.to_thread(ask)
+            except (refusals.Forbidden, refusals.Unauthorized) as error:
+                raise NotAsked(
+                    f"{self.where} refuses our token", hint=f"its policy has to allow {self.mount}/sign/{self.role}"
+                ) from error
+            except refusals.InvalidPath as error:
+                if none_is_empty:
+                    return {}
+                raise Unavailable(f"{self.where} has no {path[:80]}", hint="check the mount and the role") from error
+            except refusals.InvalidRequest as error:
+                raise IssuanceRefused(f"{self.where} refuses it ({one_line(error)[:300]})") from error
 
 
 class NotAsked(Unavailable):

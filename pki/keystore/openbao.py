@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -94,29 +95,21 @@ class OpenBaoKek:
         return self._client
 
     async def _run(self, ask: Callable[[], T]) -> T:
-        try:
-            return await asyncio.to_thread(ask)
-        except refusals.VaultDown as error:
-            raise Unavailable(
-                f"OpenBao at {self._place.address} is sealed", hint="unseal it, then run it again; nothing was lost"
-            ) from error
-        except (refusals.Forbidden, refusals.Unauthorized) as error:
-            raise Unavailable(
-                f"OpenBao at {self._place.address} refuses the key {self._place.mount}/{self._place.key}",
-                hint="check BAO_TOKEN and what its policy allows: encrypt and decrypt with that key",
-            ) from error
-        except refusals.InvalidRequest as error:
-            raise self._not_unwrapped(one_line(error)) from error
-        except refusals.InvalidPath as error:
-            raise InvalidRequest(
-                f"OpenBao at {self._place.address} has no transit engine at {self._place.mount}",
-                hint="enable it, or check the URL: openbao+https://HOST:PORT/MOUNT/KEY",
-            ) from error
-        except (refusals.VaultError, requests.RequestException) as error:
-            raise Unavailable(
-                f"OpenBao at {self._place.address} cannot be used ({one_line(error)[:200]})",
-                hint="check that it runs and can be reached, then run it again; nothing was lost",
-            ) from error
+        with reachable(self._place.address, comfort="nothing was lost"):
+            try:
+                return await asyncio.to_thread(ask)
+            except (refusals.Forbidden, refusals.Unauthorized) as error:
+                raise Unavailable(
+                    f"OpenBao at {self._place.address} refuses the key {self._place.mount}/{self._place.key}",
+                    hint="check BAO_TOKEN and what its policy allows: encrypt and decrypt with that key",
+                ) from error
+            except refusals.InvalidRequest as error:
+                raise self._not_unwrapped(one_line(error)) from error
+            except refusals.InvalidPath as error:
+                raise InvalidRequest(
+                    f"OpenBao at {self._place.address} has no transit engine at {self._place.mount}",
+                    hint="enable it, or check the URL: openbao+https://HOST:PORT/MOUNT/KEY",
+                ) from error
 
     def _not_unwrapped(self, reason: str) -> Unavailable | Tampered:
         if "message authentication failed" in reason or "invalid ciphertext" in reason:
@@ -141,6 +134,23 @@ def open_client(address: str, token: str, ca: str | None) -> hvac.Client:
     session.mount("http://", adapter)
     # hvac reads no environment when all of these are given.
     return hvac.Client(url=address, token=token, session=session, verify=ca or True, timeout=TIMEOUT_S, namespace="")
+
+
+@contextmanager
+def reachable(address: str, *, comfort: str, sealed: type[Unavailable] = Unavailable) -> Iterator[None]:
+    """Around what is asked of a server: what it says of itself is told; what it says of the question is the caller's.
+
+    `comfort`: what has not happened. Raises Unavailable (`sealed`, where it is that): it cannot be asked.
+    """
+    try:
+        yield
+    except refusals.VaultDown as error:
+        raise sealed(f"OpenBao at {address} is sealed", hint=f"unseal it, then run it again; {comfort}") from error
+    except (refusals.VaultError, requests.RequestException) as error:
+        raise Unavailable(
+            f"OpenBao at {address} cannot be used ({one_line(error)[:200]})",
+            hint=f"check that it runs and can be reached, then run it again; {comfort}",
+        ) from error
 
 
 def _text(data: bytes) -> str:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import hvac  # type: ignore[import-untyped]
-import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
@@ -25,7 +24,7 @@ from ledger.errors import InvalidRequest, Unavailable
 from pki.core.algorithms import ED25519, P256, P384, RSA_3072, RSA_4096, Algorithm, IssuerKey, algorithm_of
 from pki.core.delegated import delegated
 from pki.keystore.base import OPENBAO, KeyMissing, check_label
-from pki.keystore.openbao import one_line, open_client
+from pki.keystore.openbao import one_line, open_client, reachable
 
 T = TypeVar("T")
 
@@ -162,39 +161,34 @@ class TransitKeys:
         return b64decode(answer["data"]["signature"].rpartition(":")[2])
 
     def _ask(self, label: str, ask: Callable[[hvac.Client], T]) -> T:
-        try:
+        with reachable(self._address, comfort="nothing was signed"):
             try:
-                return ask(self._opened())
-            except (refusals.Forbidden, refusals.Unauthorized):
-                if not isinstance(self._credentials, AppRole):
-                    raise
-                self._client = None  # its token has ended, perhaps
-                return ask(self._opened())
-        except refusals.VaultDown as error:
-            raise Unavailable(
-                f"OpenBao at {self._address} is sealed", hint="unseal it, then run it again; nothing was signed"
-            ) from error
-        except (refusals.Forbidden, refusals.Unauthorized) as error:
-            raise Unavailable(
-                f"OpenBao at {self._address} refuses the key {self._mount}/{label}",
-                hint=f"check its credentials, and that its policy allows {self._mount}/sign/{PREFIX}*",
-            ) from error
-        except refusals.InvalidPath as error:
-            raise KeyMissing(
-                f"there is no key {label!r} in {self._mount} of OpenBao at {self._address}",
-                hint="see: jinshi ca keys list",
-            ) from error
-        except refusals.InvalidRequest as error:
-            missing = "not found" in one_line(error)
-            raise (InvalidRequest if missing else Unavailable)(
-                f"OpenBao at {self._address} does not sign with {self._mount}/{label} ({one_line(error)[:200]})",
-                hint="check that the key is there",
-            ) from error
-        except (refusals.VaultError, requests.RequestException) as error:
-            raise Unavailable(
-                f"OpenBao at {self._address} cannot be used ({one_line(error)[:200]})",
-                hint="check that it runs and can be reached, then run it again; nothing was signed",
-            ) from error
+                return self._asked(ask)
+            except (refusals.Forbidden, refusals.Unauthorized) as error:
+                raise Unavailable(
+                    f"OpenBao at {self._address} refuses the key {self._mount}/{label}",
+                    hint=f"check its credentials, and that its policy allows {self._mount}/sign/{PREFIX}*",
+                ) from error
+            except refusals.InvalidPath as error:
+                raise KeyMissing(
+                    f"there is no key {label!r} in {self._mount} of OpenBao at {self._address}",
+                    hint="see: jinshi ca keys list",
+                ) from error
+            except refusals.InvalidRequest as error:
+                missing = "not found" in one_line(error)
+                raise (InvalidRequest if missing else Unavailable)(
+                    f"OpenBao at {self._address} does not sign with {self._mount}/{label} ({one_line(error)[:200]})",
+                    hint="check that the key is there",
+                ) from error
+
+    def _asked(self, ask: Callable[[hvac.Client], T]) -> T:
+        try:
+            return ask(self._opened())
+        except (refusals.Forbidden, refusals.Unauthorized):
+            if not isinstance(self._credentials, AppRole):
+                raise
+            self._client = None  # its token has ended, perhaps
+            return ask(self._opened())
 
     def _opened(self) -> hvac.Client:
         with self._opening:

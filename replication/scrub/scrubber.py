@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint
-from ledger.core.event import format_time
+from ledger.core.event import format_moment
 from ledger.core.policy import Policy
 from ledger.errors import Forked, Tampered, Untrusted
 from ledger.protocols import Clock, KeyEncryptionKey
@@ -96,7 +96,7 @@ class Scrubber:
             await file.finish(found[0])
 
     def _now(self) -> str:
-        return format_time(round(self._around.clock.now().timestamp() * 1_000_000))
+        return format_moment(self._around.clock.now())
 
     async def _begin(self) -> Cycle:
         tree, refused = await self._tree()

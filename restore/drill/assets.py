@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 
 from ledger.capture.base import Restored
-from ledger.core.event import format_time
+from ledger.core.event import format_moment
 from ledger.errors import CheckFailed, JinshiError, Tampered
 from restore.drill.checks import check_compared, check_limit
 from restore.drill.report import CheckResult, DrilledAsset, DrillReport
@@ -47,8 +47,8 @@ def judge(asset: DrilledAsset, drill: Rehearsed, *, rpo_s: float | None, rto_s: 
     return DrillReport(
         origin=drill.origin,
         site=drill.site,
-        started=_time(drill.started),
-        finished=_time(drill.finished),
+        started=format_moment(drill.started),
+        finished=format_moment(drill.finished),
         size=drill.size if done else 0,  # what was not restored is lost
         head_size=drill.head_size,
         rpo_ms=round(drill.point_age_s * 1000),
@@ -82,7 +82,3 @@ def _checked(name: str, check: Callable[[], str]) -> CheckResult:
         return CheckResult(name, True, check())
     except JinshiError as error:
         return CheckResult(name, False, str(error), isinstance(error, Tampered))
-
-
-def _time(moment: datetime) -> str:
-    return format_time(round(moment.timestamp() * 1_000_000))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from ledger.core.entry import decode_entry
-from ledger.core.event import event_time_us, format_time
+from ledger.core.event import event_time_us, format_moment
 from ledger.errors import CheckFailed, JinshiError, Tampered
 from ledger.keyring.data import DataKeys
 from ledger.protocols import Clock
@@ -83,8 +83,8 @@ async def run_drill(
     return DrillReport(
         origin=plan.origin,
         site=plan.site.name,
-        started=_time(started),
-        finished=_time(finished),
+        started=format_moment(started),
+        finished=format_moment(finished),
         size=size,
         head_size=head_size,
         rpo_ms=round(rpo_s * 1000),
@@ -119,7 +119,3 @@ async def _age_s(primary: EntryStore, index: int, now: datetime) -> float:
     (stored,) = await primary.read(index, 1)
     recorded_us = event_time_us(decode_entry(stored.entry).recordedtime)
     return max(0.0, now.timestamp() - recorded_us / 1_000_000)
-
-
-def _time(moment: datetime) -> str:
-    return format_time(round(moment.timestamp() * 1_000_000))

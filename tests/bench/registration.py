@@ -1,6 +1,6 @@
 """CSR to certificate over HTTP, durable and logged, against OpenBao's PKI engine in the same run.
 
-Ours: the registration's REST, with its access decisions, request, intent and outcome in the ledger, on SQLite and on
+Ours: `jinshi serve --trust`, with its access decisions, request, intent and outcome in the ledger, on SQLite and on
 PostgreSQL. OpenBao: `pki/sign`, certificates stored, raft storage, its audit device on. The client is the same: raw
 sockets that are kept open, each with one request on its way, every CSR with a key of its own.
 """
@@ -12,8 +12,6 @@ import base64
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,12 +24,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from cli.config import read_environment
 from tests.bench.latency import postgres_url
-from tests.bench.registration_server import HOLDER
-from tests.support.cli import ROOT, Jinshi
+from tests.support.cli import Jinshi
 from tests.support.openbao import OpenBao
 from tests.support.postgres import PostgresServer
+from tests.support.serving import serving
 
+HOLDER = "organisation:parks"
 CLIENTS = (1, 8, 32)
 REQUESTS = {1: 200, 8: 800, 32: 1_600}
 """How many certificates a round asks for."""
@@ -109,14 +109,17 @@ async def run(scratch: Path, rounds: int, _entries: int) -> None:
         bao.start()
         bao.enable_pki()
         with (
-            _ours(scratch, "sqlite") as (sqlite_port, sqlite_pid),
-            _ours(scratch, "postgres", "--store", postgres_url(postgres)) as (postgres_port, postgres_pid),
+            served(scratch / "sqlite", "--no-sites") as (sqlite_port, sqlite_pid),
+            served(scratch / "postgres", "--no-sites", "--store", postgres_url(postgres)) as (
+                postgres_port,
+                postgres_pid,
+            ),
         ):
             await compare(
                 [
-                    Target("jinshi on SQLite", "127.0.0.1", sqlite_port, [sqlite_pid], _our_request),
+                    Target("jinshi on SQLite", "127.0.0.1", sqlite_port, [sqlite_pid], our_request),
                     Target(
-                        "jinshi on PostgreSQL", "127.0.0.1", postgres_port, [postgres_pid, postgres.pid], _our_request
+                        "jinshi on PostgreSQL", "127.0.0.1", postgres_port, [postgres_pid, postgres.pid], our_request
                     ),
                     Target("OpenBao pki/sign", "127.0.0.1", bao.port, [bao.pid], _their_request(bao.token)),
                 ],
@@ -138,8 +141,8 @@ def csrs(count: int) -> list[bytes]:
     ]
 
 
-def _our_request(csr: bytes) -> bytes:
-    where = f"authority=city&profile=tls-server&holder={HOLDER.replace(':', '%3A')}"
+def our_request(csr: bytes) -> bytes:
+    where = f"authority=issuing&profile=tls-server&holder={HOLDER.replace(':', '%3A')}"
     return _post(f"/ra/requests?{where}", csr, "content-type: application/pkcs10")
 
 
@@ -158,24 +161,22 @@ def _post(target: str, body: bytes, *headers: str) -> bytes:
 
 
 @contextmanager
-def _ours(scratch: Path, name: str, *options: str) -> Iterator[tuple[int, int]]:
-    """A ledger, and its server; its port and process."""
-    jinshi = Jinshi(scratch)
-    jinshi.process("init", scratch / name, *options)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.registration_server", str(scratch / name)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**jinshi.environ(), "PYTHONPATH": str(ROOT)},
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline().strip()
-        assert line.startswith("http://"), line
-        yield int(line.rpartition(":")[2]), process.pid
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
+def served(root: Path, *options: str) -> Iterator[tuple[int, int]]:
+    """A ledger with an authority, a holder that is vetted and an officer who asks, served; its port and process."""
+    root.mkdir()
+    jinshi = Jinshi(root, root / "ledger")
+    jinshi.process("init", root / "ledger", *options)
+    jinshi.process("ca", "init")
+    jinshi.process("ra", "identity", "add", HOLDER, "Parks")
+    jinshi.process("ra", "identity", "vet", HOLDER, "--method", "bench", "--name", "dns:.parks.example")
+    user = read_environment(jinshi.environ()).user
+    jinshi.process("officer", "appoint", "clerk", "--role", "ra-officer", "--local", user)
+    with serving(jinshi, "--trust", "--no-capture") as (process, url):
+        try:
+            yield int(url.rpartition(":")[2]), process.pid
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def _cpu_s(pid: int) -> float:

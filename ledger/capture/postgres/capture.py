@@ -20,7 +20,7 @@ from ledger.capture.postgres.slots import Lost, check_slot
 from ledger.capture.postgres.snapshot import copy_tables, gone, lock_tables, unchanged
 from ledger.capture.postgres.state import Progress, newest_seal, newest_seals, read_progress
 from ledger.capture.postgres.stream import Stream
-from ledger.core.event import format_time
+from ledger.core.event import format_moment
 from ledger.errors import CaptureFailed
 from ledger.tasks import Report, run_bounded
 
@@ -211,4 +211,4 @@ class DatabaseCapture:
             return await unchanged(session, tables)
 
     def _now(self) -> str:
-        return format_time(round(self._subject.clock.now().timestamp() * 1_000_000))
+        return format_moment(self._subject.clock.now())

@@ -22,7 +22,7 @@ from ledger.capture.postgres.slots import slot_problems
 from ledger.capture.postgres.snapshot import copy_tables, digest_tables, gone, lock_tables, record_body, unchanged
 from ledger.capture.postgres.state import Progress
 from ledger.capture.postgres.stream import Stream
-from ledger.core.event import event_time_us, format_time
+from ledger.core.event import event_time_us, format_time, posix_us
 from ledger.errors import CaptureFailed
 
 STEADY_TRIES: Final = 10
@@ -234,7 +234,7 @@ class Points:
         return format_time(self._now_us())
 
     def _now_us(self) -> int:
-        return round(self._subject.clock.now().timestamp() * 1_000_000)
+        return posix_us(self._subject.clock.now())
 
 
 def names_of(source: str, database: str, settings: Settings) -> tuple[str, Publications]:

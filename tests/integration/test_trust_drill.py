@@ -53,7 +53,11 @@ def everything(jinshi: Jinshi, serials: list[str], numbers: list[int]) -> dict[s
     found["officers"] = jinshi("officer", "list", "--json").stdout
     found["profile"] = jinshi("profile", "show", "tls-server").stdout
     for serial in serials:
-        found[serial] = jinshi("cert", "export", serial, "--chain").stdout
+        chain = jinshi.directory / "chain.pem"
+        jinshi("cert", "export", serial, "--chain", "-o", chain)
+        found[serial] = chain.read_bytes()
+        assert found[serial].count(b"BEGIN CERTIFICATE") == 2
+        chain.unlink()
     for number in numbers:
         file = jinshi.directory / "list.crl"
         jinshi("crl", "show", "issuing", "--number", number, "--out", file)

@@ -57,14 +57,16 @@ class Surroundings:
         left = list(answers)
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self.asked.append(await reader.readuntil(b"\r\n\r\n"))
-            writer.write(left.pop(0) if len(left) > 1 else left[0])
             try:
+                self.asked.append(await reader.readuntil(b"\r\n\r\n"))
+                writer.write(left.pop(0) if len(left) > 1 else left[0])
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
-            except (ConnectionError, ssl.SSLError):
-                pass
+            except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+                pass  # whoever connected did not speak HTTP, or has gone
+            finally:
+                writer.close()
 
         port = self.network.https_port if context else self.network.http_port
         server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=context)

@@ -9,6 +9,8 @@ UV_VERSION := 0.13.9
 UV := UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv
 STAMP := $(VENV)/.synced
 WORKERS ?= auto
+# pytest keeps the tests as it has rewritten them: to do so anew takes every worker some ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
 # The suite syncs tens of thousands of small files: it runs in memory where there is room for it. TMPDIR=DIR chooses.
 ROOM_GIB := $(shell df --output=avail -BG /dev/shm 2>/dev/null | tail -1 | tr -dc 0-9)
 TESTS_TMPDIR := $(or $(TMPDIR),$(if $(filter-out 0 1 2 3 4 5,$(ROOM_GIB)),/dev/shm))

@@ -36,11 +36,17 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 def writing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     """A file that appears, whole and durable, when the block ends, and not at all when it raises.
 
+    A pipe or a device (`/dev/stdout`) is written to as it is: nothing takes its place.
+
     Raises:
         DiskFull, StoreUnavailable: it cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with os_errors(path):
+        if path.is_fifo() or path.is_char_device():
+            with path.open("wb") as stream:
+                yield stream
+            return
         try:
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
             with os.fdopen(descriptor, "wb") as file:

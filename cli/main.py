@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -90,8 +92,8 @@ def run() -> None:
 def main(arguments: list[str]) -> int:
     """Run one command line; returns the exit code."""
     try:
-        commands.register(app, commands.command_of(arguments))
-        result = typer.main.get_command(app).main(arguments, prog_name="jinshi", standalone_mode=False)
+        modules = commands.register(app, commands.command_of(arguments))
+        result = _command_line(modules)(arguments)
     except JinshiError as error:
         show_error(error)
         return exit_code_of(error)
@@ -110,6 +112,12 @@ def main(arguments: list[str]) -> int:
     if result == INTERRUPTED:
         stderr.print("jinshi: interrupted; nothing acknowledged is lost, the next run carries on")
     return result if isinstance(result, int) else ExitCode.FINE
+
+
+@lru_cache(maxsize=1)
+def _command_line(modules: int) -> Callable[[list[str]], object]:
+    """The command line with so many modules in it: whoever runs many commands in one process builds it once."""
+    return partial(typer.main.get_command(app).main, prog_name="jinshi", standalone_mode=False)
 
 
 def _usage_error(error: typer.TyperException) -> int:

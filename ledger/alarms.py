@@ -36,6 +36,10 @@ class AlarmKind(StrEnum):
     STATUS_LATE = "status-late"
     TRUST_CERTIFICATE = "trust-certificate-expiring"
     KEY_AWAY = "key-away"
+    CRL_DUE = "crl-due"
+    TRUST_UNFINISHED = "trust-unfinished"
+    TRUST_OFFICERS = "trust-officers"
+    TRUST_QUORUM = "trust-quorum"
 
 
 Key = tuple[str, str]

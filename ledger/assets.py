@@ -61,7 +61,8 @@ class Asset:
     `options` are its kind's (kinds.py); `secrets` say where secrets are, by what they are for; `problems` are what its
     last capture could not do (empty: nothing); `gaps` is what its grade demands, was not there when it was registered,
     and was accepted then. `since_us`: when it was added (the recordedtime of that entry). `left`: retired, and nothing
-    of its captures is at its system any more.
+    of its captures is at its system any more. `release`: content beyond the grade's retention is let go, since
+    `release_since_us`; without it, everything is kept for ever.
     """
 
     name: str
@@ -78,6 +79,8 @@ class Asset:
     gaps: tuple[str, ...] = ()
     since_us: int = field(default=0, compare=False)
     left: bool = False
+    release: bool = False
+    release_since_us: int = field(default=0, compare=False)
 
     @property
     def active(self) -> bool:
@@ -108,6 +111,7 @@ class Asset:
             "secrets": dict(self.secrets),
             "groups": list(self.groups),
             "gaps": list(self.gaps),
+            **({"release": True} if self.release else {}),
         }
 
 
@@ -154,6 +158,11 @@ def check_asset(asset: Asset) -> None:
     kind = kind_of(asset.kind)
     check_options(kind, asset.options)
     check_secrets(kind, asset.secrets)
+    if asset.release and not kind.captured:
+        raise InvalidRequest(
+            f"{asset.name} has no content that could be released: its events are entries as a whole, and stay",
+            hint="leave --release out",
+        )
     for source in asset.sources[1:]:
         if source.startswith(ASSET_SOURCE):
             raise InvalidRequest(f"{source[:120]} is for what is captured of an asset", hint="name a producer's source")
@@ -228,14 +237,14 @@ class Assets:
             if event.type == acts.ASSET_ADDED:
                 self._apply_added(name, _asset_of(data), event_time_us(entry.recordedtime))
             else:
-                self._apply_act(event.type, name, data)
+                self._apply_act(event.type, name, data, event_time_us(entry.recordedtime))
 
     def _apply_added(self, name: str, asset: Asset | None, at_us: int) -> None:
         known = self._assets.get(name)
         if asset is not None and (known is None or known.retired):
-            self._assets[name] = replace(asset, since_us=at_us)
+            self._assets[name] = replace(asset, since_us=at_us, release_since_us=at_us if asset.release else 0)
 
-    def _apply_act(self, type_: str, name: str, data: dict[str, JsonValue]) -> None:
+    def _apply_act(self, type_: str, name: str, data: dict[str, JsonValue], at_us: int) -> None:
         known = self._assets.get(name)
         if known is not None and known.retired and type_ == acts.ASSET_LEFT:
             self._assets[name] = replace(known, left=True)
@@ -245,8 +254,13 @@ class Assets:
             case acts.ASSET_AMENDED, _:
                 amended = _asset_of(data)
                 if amended is not None:
+                    since_us = known.release_since_us if known.release else at_us
                     self._assets[name] = replace(
-                        amended, paused=known.paused, problems=known.problems, since_us=known.since_us
+                        amended,
+                        paused=known.paused,
+                        problems=known.problems,
+                        since_us=known.since_us,
+                        release_since_us=since_us if amended.release else 0,
                     )
             case acts.ASSET_PAUSED, _:
                 self._assets[name] = replace(known, paused=True)
@@ -297,6 +311,7 @@ def _asset_of(data: dict[str, JsonValue]) -> Asset | None:
                 MappingProxyType({key: text for key, text in secrets.items() if isinstance(text, str)}),
                 tuple(group for group in groups if isinstance(group, str)),
                 gaps=tuple(str(one) for one in gaps) if isinstance(gaps, list) else (),
+                release=data.get("release") is True,
             )
     return None
 

@@ -47,6 +47,10 @@ class Erased(InvalidRequest):
     """What was asked for was erased, for good. That it was recorded can still be proven."""
 
 
+class ContentReleased(InvalidRequest):
+    """What was asked for needs content that was released, beyond its retention. That it was recorded can be proven."""
+
+
 class Malformed(JinshiError):
     """Bytes are not what they claim to be. Raised by every parser in `core` and `capture`, and only this."""
 

@@ -17,6 +17,7 @@ from ledger.errors import InvalidRequest, Malformed
 
 FILE: Final = "grades.json"
 ANY_ROLE: Final = "any"
+DAY_US: Final = 86_400_000_000
 BEATS_PER_RPO: Final = 3
 FRESH_S_MIN: Final = 300
 """No capture is held to be late before this many seconds, however small the RPO."""
@@ -26,8 +27,8 @@ FRESH_S_MIN: Final = 300
 class Grade:
     """One level. Lengths of time are upper bounds; `sites`: how many of each role (`any`: of all) have to have a copy.
 
-    `ack` acknowledges the entries of an asset of this grade; a drill is due every `drill_days`; what is recorded is
-    meant to be kept for `retention_days`.
+    `ack` acknowledges the entries of an asset of this grade; a drill is due every `drill_days`; every point can be
+    restored for `retention_days` at the least.
     """
 
     level: int
@@ -49,6 +50,11 @@ class Grade:
     def beat_every_s(self) -> int:
         """How often a capture that finds nothing changed says so."""
         return self.fresh_s // BEATS_PER_RPO
+
+    @property
+    def retention_us(self) -> int:
+        """`retention_days` in microseconds."""
+        return self.retention_days * DAY_US
 
     def demands(self, role: str) -> bool:
         """Whether a site of that role counts towards what is demanded."""

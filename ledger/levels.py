@@ -1,8 +1,12 @@
-"""A number that only rises, and those who wait until it has: how far the log is committed, and how far published."""
+"""A number that only rises, and those who wait until it has: how far the log is committed, and how far published.
+
+`CommitSignal` is the same for those who wait for the next commit, whatever it leads to.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 
 class Level:
@@ -63,3 +67,47 @@ class Level:
                 if not waiters:
                     del self._waiting[value]
         return self._value > value
+
+
+class CommitSignal:
+    """Wakes live readers in this process after each commit. `commits` counts them; `size` is what they led to.
+
+    `told` are called with the size at each of them, before anybody who waits has the loop.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[Callable[[int], None]] = []
+        self._waiters: set[asyncio.Future[None]] = set()
+        self.commits = 0
+        self.size = 0
+
+    def set(self, size: int = 0) -> None:
+        self.commits += 1
+        self.size = max(self.size, size)
+        for tell in self.told:
+            tell(self.size)
+        for waiter in self._waiters:
+            _wake(waiter)
+        self._waiters.clear()
+
+    async def wait(self, timeout_s: float, *, seen: int | None = None) -> None:
+        """Return at the next commit, or after `timeout_s` (another process may have committed).
+
+        `seen` is the count of commits before the caller last looked: where there were more since, it returns at once.
+        """
+        if seen is not None and self.commits != seen:
+            return
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.add(waiter)
+        timer = loop.call_later(timeout_s, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiters.discard(waiter)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

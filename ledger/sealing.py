@@ -71,6 +71,10 @@ class AssetKeys:
         self._found: OrderedDict[str, str] = OrderedDict()
         self._pseudonyms: OrderedDict[str, bytes] = OrderedDict()
 
+    def known(self, source: str) -> str | None:
+        """The id of the source's own key where it was asked for before."""
+        return self._found.get(source)
+
     async def find(self, source: str, *, create: bool = False) -> str | None:
         """The id of the source's own key; None: it has none."""
         if source not in self._found:
@@ -121,11 +125,27 @@ class Sealer:
         for event in events:
             if event.keyid is not None:
                 raise MalformedEvent(f"event {event.id!r} names a data key", hint="leave keyid out: the ledger sets it")
+        if (at_hand := self._prepared_at_once(events)) is not None:
+            return at_hand
         modes = {source: self.sources.mode_of(source) for source in {event.source for event in events}}
         if set(modes.values()) <= {Mode.PUBLIC}:
             return list(map(Addressed, events, events))
         async with self._making:
             return await self._prepare(events, modes)
+
+    def _prepared_at_once(self, events: Sequence[Event]) -> list[Addressed] | None:
+        """The same for events of one sealed source whose key is open, which is most of them; None: ask around."""
+        source = events[0].source if events else ""
+        if self._assets is None or self._keys is None or (keyid := self._assets.known(source)) is None:
+            return None
+        if any(event.source != source for event in events) or self.sources.mode_of(source) is not Mode.SEALED:
+            return None
+        key = self._keys.at_hand(keyid)
+        if key is None:
+            return None
+        for event in events:
+            check_event(event)
+        return [Addressed(event, event.stored(event.time, None, keyid), key) for event in events]
 
     async def _prepare(self, events: Sequence[Event], modes: Mapping[str, Mode]) -> list[Addressed]:
         stored: list[Event] = []
@@ -217,22 +237,20 @@ class Sealer:
                 await self._keys.get(keyid)  # says why
         return keys
 
-    def seal(self, one: Addressed, time: str) -> Event:
-        """The event as it is stored, with its time.
+    def seal(self, one: Addressed, time: str) -> bytes:
+        """The data of an event that has a key, sealed for the event as it is stored, with this time.
 
         Raises:
             EntryTooLarge: it cannot be sealed in one entry.
             Unavailable: its key was erased since it was prepared.
         """
-        event = one.event.at(time)
-        if one.key is None:
-            return event
+        event = one.event
+        assert one.key is not None
         if event.keyid in self.erasures.erased:
             raise Unavailable("the subject was erased at this moment", hint="send the event again")
         hidden = (event.id, event.subject) != (one.sent.id, one.sent.subject)
         payload = Payload(one.sent.data, one.sent.id if hidden else None, one.sent.subject if hidden else None)
-        nonce = secrets.token_bytes(NONCE_SIZE)
-        return event.stored(time, seal(one.key, nonce, payload, bound_attributes(event)), event.keyid)
+        return seal(one.key, secrets.token_bytes(NONCE_SIZE), payload, bound_attributes(event, time))
 
     async def pseudonym(self, source: str, kind: str, value: str) -> str | None:
         """What stands for a value of a personal source; None: without keys, or before anything was sealed there."""
@@ -356,7 +374,8 @@ def _open(index: int, entry: Entry, keys: Mapping[str, bytes], erasures: Erasure
         payload = unseal(key, event.data or b"", bound_attributes(event))
     except Tampered as error:
         raise Tampered(f"entry {index}: {error.what}", key=f"entry {index}", hint=error.hint) from error
-    return Opened(index, replace(entry, event=unsealed(event, payload)), sealed=True)
+    opened = Entry(unsealed(event, payload), entry.streamversion, entry.recordedtime, entry.actor)
+    return Opened(index, opened, sealed=True)
 
 
 def _keep(cache: OrderedDict[_K, _V], key: _K, value: _V, most: int) -> None:

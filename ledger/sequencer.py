@@ -26,6 +26,7 @@ from ledger.errors import (
     JinshiError,
     StoreUnavailable,
 )
+from ledger.levels import CommitSignal
 from ledger.pool import Batch, Pool, SequencerLimits, refuse
 from ledger.protocols import Clock
 from ledger.sealing import Addressed, Opened, Sealer
@@ -36,37 +37,6 @@ __all__ = ["CommitSignal", "Recorded", "Sequencer", "SequencerLimits", "row_of",
 
 NEW_STREAMS_IN_A_ROW: Final = 64
 """After so many unknown streams that all turned out to be new, the next ones are taken for new without a look."""
-
-
-class CommitSignal:
-    """Wakes live readers in this process after each commit. `commits` counts them; `size` is what they led to."""
-
-    def __init__(self) -> None:
-        self._waiters: set[asyncio.Future[None]] = set()
-        self.commits = 0
-        self.size = 0
-
-    def set(self, size: int = 0) -> None:
-        self.commits += 1
-        self.size = max(self.size, size)
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
-
-    async def wait(self, timeout_s: float, *, seen: int | None = None) -> None:
-        """Return at the next commit, or after `timeout_s` (another process may have committed).
-
-        `seen` is the count of commits before the caller last looked: where there were more since, it returns at once.
-        """
-        if seen is not None and self.commits != seen:
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            await asyncio.wait({waiter}, timeout=timeout_s)
-        finally:
-            self._waiters.discard(waiter)
 
 
 class Sequencer:
@@ -85,6 +55,8 @@ class Sequencer:
         self._limits = limits or SequencerLimits()
         self._pool = Pool(self._limits)
         self._wake = asyncio.Event()
+        self._following: Batch | None = None  # what is staged while a batch is being committed; None: none is
+        self._staging_ahead: asyncio.Task[None] | None = None
         self._closing = False
         self._task: asyncio.Task[None] | None = None
         self._head: Head | None = None  # with what is being committed; None: to be read again before the next commit
@@ -169,7 +141,7 @@ class Sequencer:
         keys = [(one.event.source, one.event.id) for one in addressed]
         call = Call(addressed, keys, actor, expected_version, asyncio.get_running_loop().create_future(), size)
         self._pool.add(call)
-        self._wake.set()
+        self._awaken()
         return await call.done
 
     def _check_open(self) -> None:
@@ -202,51 +174,82 @@ class Sequencer:
             raise
 
     async def _commit_and_stage(self, batch: Batch) -> Batch:
-        """Commit a batch; meanwhile stage the next one, which is returned."""
-        following = Batch()
+        """Commit a batch, and answer its calls; meanwhile the next one is staged, which is returned."""
+        following = self._following = Batch()
         self._pool.release_all(batch.calls)
         try:
-            staging = await self._commit_optimistically(batch, following)
-            if staging is None:
+            if self._pool:
+                self._stage_ahead(following)
+            await self._commit_and_answer(batch, following)
+        except BaseException:
+            batch.calls += following.calls  # for whoever answers them why: see `_run`
+            raise
+        finally:
+            self._following = None
+            if self._staging_ahead is not None:
+                self._staging_ahead.cancel()
+                self._staging_ahead = None
+        return following
+
+    async def _commit_and_answer(self, batch: Batch, following: Batch) -> None:
+        try:
+            done = await self._commit_optimistically(batch)
+            if done is None:
+                await self._staged_ahead()
                 self._forget()
                 following.unstage()
-                staging = await self._staged_surely(batch)
-                await self._commit(staging, self._advance(staging))
-            if self._sealer is not None and self._sealer.recorded(staging.rows, staging.base):
+                done = await self._staged_surely(batch)
+                await self._commit(done, self._advance(done))
+            resealed = self._sealer is not None and self._sealer.recorded(done.rows, done.base)
+            done.answer()
+            self.committed.set(done.base + len(done.rows))
+            await self._staged_ahead()
+            if resealed:
                 following.unstage()  # what is sealed, and with which keys, has changed
-            staging.answer()
-            self.committed.set(staging.base + len(staging.rows))
         except JinshiError as error:
+            await self._staged_ahead()
             self._forget()  # what is committed is read again: recovery is the normal path
             following.unstage()
             refuse(batch.calls, error)
             if isinstance(error, Fenced | CompareFailed):
                 self._stop_for_good(following.calls, Fenced(error.what, hint=error.hint))
-        except BaseException:
-            batch.calls += following.calls  # for whoever answers them why: see `_run`
-            raise
-        return following
 
-    async def _commit_optimistically(self, batch: Batch, following: Batch) -> Staging | None:
+    async def _commit_optimistically(self, batch: Batch) -> Staging | None:
         """Commit a batch as it is staged; None: something it took for new was there already, and nothing is written."""
         if batch.staging is None:
             return None
-        reached = self._advance(batch.staging)
-        committing = asyncio.create_task(self._commit(batch.staging, reached), name="commit")
-        committing.add_done_callback(lambda _: self._wake.set())
         try:
-            while not committing.done():
-                self._wake.clear()
-                await self._fill(following)
-                if not committing.done():
-                    await self._wake.wait()
-            await committing
+            await self._commit(batch.staging, self._advance(batch.staging))
         except DuplicateKeys:  # keys are looked up only when some were there already
             self._new_in_a_row = 0
             return None
-        finally:
-            committing.cancel()
         return batch.staging
+
+    # -- staging ahead: a call that comes while a transaction is being committed sets it going --
+
+    def _awaken(self) -> None:
+        """Something waits in the pool."""
+        if self._following is None:
+            self._wake.set()
+        elif self._staging_ahead is None:
+            self._stage_ahead(self._following)
+
+    def _stage_ahead(self, following: Batch) -> None:
+        self._staging_ahead = asyncio.create_task(self._fill_all(following), name="staging")
+
+    async def _fill_all(self, batch: Batch) -> None:
+        """Fill a batch until nothing more comes, or fits."""
+        taken = -1
+        while taken != len(batch.calls):
+            taken = len(batch.calls)
+            await self._fill(batch)
+        self._staging_ahead = None
+
+    async def _staged_ahead(self) -> None:
+        """Let it end; what comes from here on waits in the pool."""
+        self._following = None
+        if self._staging_ahead is not None:
+            await self._staging_ahead
 
     async def _fill(self, batch: Batch) -> None:
         """Take calls from the pool, and stage what is not staged yet. An error is answered to the calls it concerns."""

@@ -27,8 +27,8 @@ _SOURCE_AND_SUBJECT = attrgetter("event.source", "event.subject")
 EventKey = tuple[str, str]
 """(source, id): what idempotency goes by."""
 
-Seal = Callable[[Addressed, str], Event]
-"""The event as it is stored, with its time. Raises EntryTooLarge, Unavailable."""
+Seal = Callable[[Addressed, str], bytes]
+"""The sealed data of an event that has a key, bound to this time. Raises EntryTooLarge, Unavailable."""
 
 
 class Recorded(NamedTuple):
@@ -170,9 +170,10 @@ class Staging:
                 raise self._conflict(stream, version, call.expected_version)
             version += 1
             time = recordedtime if event.time is None else event.time
-            if one.key is not None and seal is not None:
-                event = seal(one, time)
-            data = encode_event(event, time, streamversion=version, recordedtime=recordedtime, actor=actor)
+            sealed = None if one.key is None or seal is None else seal(one, time)
+            data = encode_event(
+                event, time, streamversion=version, recordedtime=recordedtime, actor=actor, sealed=sealed
+            )
             leaf = leaf_hash(data)
             time_us = recordedtime_us if event.time is None else event_time_us(time)
             rows.append(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 Report = Callable[[int, int], None]
 """Progress of long work: entries done, entries in all."""
@@ -28,6 +31,21 @@ async def run_bounded(jobs: Iterable[Coroutine[Any, Any, Any]], *, parallel: int
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def both(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """Run two things at once.
+
+    Raises:
+        whatever `one` raises, else what `other` does; both have ended then.
+    """
+    first, second = asyncio.ensure_future(one), asyncio.ensure_future(other)
+    try:
+        return await first, await second
+    finally:
+        for task in (first, second):
+            task.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
 
 
 async def _reap(running: set[asyncio.Task[Any]]) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, suppress
 from functools import partial
 from itertools import islice, product
 from typing import Final, TypeVar
 
 from ledger.content.references import ContentAudit
+from ledger.content.released import ReleaseAudit, Released
 from ledger.core.checkpoint import Checkpoint
 from ledger.core.merkle import EMPTY_ROOT, HASH_SIZE, CompactRange, frontier_nodes, leaf_hash, root_hash
 from ledger.core.tiles import (
@@ -34,7 +35,7 @@ from ledger.errors import Forked, Malformed, MalformedTile, ObjectMissing, Tampe
 from ledger.keyring import KeyringAudit
 from ledger.store.base import ObjectStore
 from ledger.store.versions import EveryVersion, read_checked
-from ledger.tasks import Report
+from ledger.tasks import Report, run_bounded
 
 T = TypeVar("T")
 
@@ -287,6 +288,47 @@ async def verify_growth(
     return tiles.tree
 
 
+async def verify_backwards(objects: ObjectStore, tree: Checkpoint, *, on_bundle: OnBundle) -> None:
+    """Check that the copy holds a tree, and hand its entries out bundle by bundle, the last one first.
+
+    So that who is told what an entry releases or erases comes to that entry knowing it.
+
+    Raises:
+        Tampered: an object is missing or wrong; `key` names it.
+    """
+    tiles = await AuthenticatedTiles.open(objects, tree)
+    last = -(-tree.size // TILE_WIDTH)
+    bundles = (Tile(ENTRIES, index, min(TILE_WIDTH, tree.size - index * TILE_WIDTH)) for index in reversed(range(last)))
+    try:
+        async with aclosing(_read_ahead(objects, tiles, bundles, PARALLEL)) as found:
+            async for bundle, entries in found:
+                await on_bundle(bundle.index * TILE_WIDTH, entries)
+    finally:
+        tiles.close()
+
+
+async def released_in(objects: ObjectStore, tree: Checkpoint, start: int = 0) -> Released:
+    """What the entries of a tree, from index `start` on, release, each proven; what is lost is passed over."""
+    released = Released()
+    try:
+        tiles = await AuthenticatedTiles.open(objects, tree)
+    except Tampered:
+        return released
+
+    async def look(index: int) -> None:
+        bundle = Tile(ENTRIES, index, min(TILE_WIDTH, tree.size - index * TILE_WIDTH))
+        with suppress(Tampered):
+            for place, entry in enumerate(await read_bundle(objects, tiles, bundle), index * TILE_WIDTH):
+                released.take(place, entry)
+
+    try:
+        last = -(-tree.size // TILE_WIDTH)
+        await run_bounded((look(index) for index in range(start // TILE_WIDTH, last)), parallel=PARALLEL)
+    finally:
+        tiles.close()
+    return released
+
+
 async def verify_copy(
     objects: ObjectStore, checkpoint: Checkpoint, *, on_bundle: OnBundle | None = None, report: Report | None = None
 ) -> None:
@@ -294,9 +336,11 @@ async def verify_copy(
     contradicts the tree.
 
     Raises:
-        Tampered: an object is missing, wrong, or of no tree this log can have; `key` names it.
+        Tampered: an object is missing, wrong, or of no tree this log can have, or an entry releases content that it may
+            not; `key` names it.
     """
-    keyring, content = KeyringAudit(checkpoint.origin, objects), ContentAudit(objects)
+    keyring = KeyringAudit(checkpoint.origin, objects)
+    content = ContentAudit(objects, learn=partial(released_in, objects, checkpoint), releases=ReleaseAudit())
 
     async def take(start: int, entries: Sequence[bytes]) -> None:
         await keyring.take(start, entries)
@@ -307,6 +351,7 @@ async def verify_copy(
     await verify_growth(objects, (0, EMPTY_ROOT), checkpoint, on_bundle=take, report=report)
     await keyring.check(objects)
     content.check(keyring.erasures.erased)
+    content.check_releases()
     await check_leftovers(objects, checkpoint.size)
 
 
@@ -346,21 +391,31 @@ async def _bundles(
     objects: ObjectStore, tiles: AuthenticatedTiles, start: int, stop: int, parallel: int
 ) -> AsyncGenerator[tuple[int, list[bytes]], None]:
     """Verified entries from `start` on, bundle by bundle in order, `parallel` of them being read ahead."""
-    reading: deque[asyncio.Task[list[bytes]]] = deque()
-    following = start // TILE_WIDTH
+    indexes = range(start // TILE_WIDTH, -(-stop // TILE_WIDTH)) if start < stop else range(0)
+    bundles = (Tile(ENTRIES, index, min(TILE_WIDTH, stop - index * TILE_WIDTH)) for index in indexes)
+    async with aclosing(_read_ahead(objects, tiles, bundles, parallel)) as found:
+        async for bundle, entries in found:
+            skipped = max(0, start - bundle.index * TILE_WIDTH)
+            yield bundle.index * TILE_WIDTH + skipped, entries[skipped:]
+
+
+async def _read_ahead(
+    objects: ObjectStore, tiles: AuthenticatedTiles, bundles: Iterator[Tile], parallel: int
+) -> AsyncGenerator[tuple[Tile, list[bytes]], None]:
+    """These bundles with their entries, verified, in the order given."""
+    reading: deque[tuple[Tile, asyncio.Task[list[bytes]]]] = deque()
     try:
-        while start < stop:
-            while len(reading) < parallel and following * TILE_WIDTH < stop:
-                width = min(TILE_WIDTH, stop - following * TILE_WIDTH)
-                reading.append(asyncio.ensure_future(read_bundle(objects, tiles, Tile(ENTRIES, following, width))))
-                following += 1
-            entries = (await reading.popleft())[start % TILE_WIDTH :]
-            yield start, entries
-            start += len(entries)
+        while True:
+            for bundle in islice(bundles, parallel - len(reading)):
+                reading.append((bundle, asyncio.ensure_future(read_bundle(objects, tiles, bundle))))
+            if not reading:
+                return
+            bundle, task = reading.popleft()
+            yield bundle, await task
     finally:
-        for task in reading:
+        for _, task in reading:
             task.cancel()
-        await asyncio.gather(*reading, return_exceptions=True)
+        await asyncio.gather(*(task for _, task in reading), return_exceptions=True)
 
 
 async def read_bundle(objects: ObjectStore, tiles: AuthenticatedTiles, bundle: Tile) -> list[bytes]:

@@ -9,7 +9,6 @@ import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -21,8 +20,8 @@ from pki.access.base import Permit, service_permit
 from pki.aggregates.base import TrustAggregate
 from pki.aggregates.certificate import ABANDONED, HELD, INTENDED, ISSUED, REVOKED, Certificate
 from pki.core.issuing import Issuing
-from pki.core.lint import must_pass
-from pki.core.template import SERIAL_BYTES, Template, make_template
+from pki.core.template import SERIAL_BYTES, Template
+from pki.issuance.drafts import Drafts
 from pki.issuance.generations import Generations
 from pki.issuance.order import Issued, Order
 from pki.issuance.together import Together
@@ -41,8 +40,6 @@ BATCH_MAX: Final = 500
 SERIALS_TRIED: Final = 3
 INDEX_STALE_S: Final = 1.0
 UNKNOWN_TO_THE_INDEX_MAX: Final = 4_096
-TBS_SIZE_MAX: Final = 40_000
-"""So that a certificate always fits its entry (65,535 bytes) once it is signed."""
 
 RECOVERING: Final = service_permit("local:jinshi", "certificate.abandon")
 
@@ -50,7 +47,7 @@ RECOVERING: Final = service_permit("local:jinshi", "certificate.abandon")
 class CertificateAuthority:
     """Issues for every authority whose key is kept here. One for each process; safe under concurrency.
 
-    `serials` gives 20 random bytes at a time.
+    `serials` gives 20 random bytes at a time. `drafts` makes the templates, by the same `generations`.
     """
 
     def __init__(
@@ -60,15 +57,17 @@ class CertificateAuthority:
         keys: KeyStore,
         *,
         serials: Callable[[], bytes] = lambda: secrets.token_bytes(SERIAL_BYTES),
+        drafts: Drafts | None = None,
+        generations: Generations | None = None,
     ) -> None:
         self._journal = journal
         self._index = index
         self._keystore = keys
         self._serials = serials
-        self._generations = Generations(index.book)
+        self._generations = generations or Generations(index.book)
         self._tokens = Tokens()
         self._under_way = UnderWay()
-        self._making = Together()
+        self._drafts = drafts or Drafts()
         self._signing = Together()
         self._keys: dict[str, tuple[SigningKey, bytes]] = {}
         self._running: set[asyncio.Task[list[Issued]]] = set()
@@ -94,7 +93,7 @@ class CertificateAuthority:
             self._under_way.release(token.reservation)
         issuing, _ = self._generations.current(order.authority)
         self._check_standing(issuing)
-        template = await self._making.do(partial(self._template, order, issuing))
+        template = await self._template(order, issuing)
         # From here to the reservation nothing is awaited: of two for the same key, one comes first.
         self._check_holder(order, issuing)
         reservation = self._under_way.reserve(order.request.key_id, order.holder, order.profile.name)
@@ -109,22 +108,17 @@ class CertificateAuthority:
         self._tokens.redeem([token], now=self._journal.clock.now())
         self._under_way.release(token.reservation)
 
-    def _template(self, order: Order, issuing: Issuing) -> Template:
-        now = int(self._journal.clock.now().timestamp())
-        template = make_template(
+    async def _template(self, order: Order, issuing: Issuing) -> Template:
+        return await self._drafts.template(
             issuing,
             order.profile,
             order.request,
             self._serials(),
-            now=now,
+            now=int(self._journal.clock.now().timestamp()),
             subject=order.subject,
             names=order.names,
             not_after=order.not_after,
         )
-        if len(template.tbs) > TBS_SIZE_MAX:
-            raise IssuanceRefused(f"the certificate would have {len(template.tbs)} bytes", hint="ask for fewer names")
-        must_pass(template.tbs, issuing, order.profile, now=now)
-        return template
 
     def _check_standing(self, issuing: Issuing) -> None:
         """That its certificate, and those above, are not revoked; looked up once in a while."""
@@ -251,11 +245,13 @@ class CertificateAuthority:
         self._tokens.redeem(tokens, now=self._journal.clock.now())
         task = asyncio.create_task(self._issue(tokens, also), name="issuance")
         self._running.add(task)
+        self._drafts.told(len(self._running))
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
     def _ended(self, task: asyncio.Task[list[Issued]]) -> None:
         self._running.discard(task)
+        self._drafts.told(len(self._running))
         if not task.cancelled():
             task.exception()  # looked at here, should the caller be gone
 
@@ -320,7 +316,7 @@ class CertificateAuthority:
                 if also or tried == SERIALS_TRIED:
                     raise
                 for one in work:
-                    one.template = self._template(one.token.order, one.token.issuing)
+                    one.template = await self._template(one.token.order, one.token.issuing)
                 continue
             except Unacknowledged as error:
                 await self._abandon(work, error.what)

@@ -39,9 +39,10 @@ async def keys_away(book: Book, keys: KeyStore, folder: Path, now: int) -> dict[
 def _in_use(book: Book, now: int) -> Iterator[str]:
     """References of the keys that sign here, without those that custodians share."""
     for issuer in issuers_in(book):
-        if not issuer.is_here or issuer.not_after <= now:
+        if issuer.not_after <= now:
             continue
-        yield issuer.reference
+        if issuer.is_here:
+            yield issuer.reference
         found = book.find(Responder, Responder.create_id(issuer.authority, issuer.generation))
         if found is not None and found.current is not None and found.current.not_after > now:
             yield found.current.reference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from cryptography import x509
 
@@ -11,6 +12,7 @@ from ledger.core.encoding import decode_base64, encode_base64
 from ledger.errors import InvalidRequest, MalformedRequest
 from pki.access.base import Permit
 from pki.aggregates.authority import Authority
+from pki.aggregates.certificate import Certificate
 from pki.aggregates.key import Key
 from pki.certifying import Certifier, Issuing, Prepared, certificate_text, must_be_fresh, prepare
 from pki.chains import is_self_signed, known_above
@@ -22,6 +24,8 @@ from pki.core.settings import AuthoritySettings
 from pki.core.subjects import subject_line
 from pki.hierarchy import Hierarchy, Wish, check_name, proof_of
 from pki.keystore.signing_files import held_key, load_private
+from pki.revocation import found_certificate
+from pki.status.issuers import issuers_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,21 @@ class OtherHouses:
         authority.certify(generation.number, certificate_text(certificate), timestamp=now)
         if above := [one for one in map(certificate_text, chain[1:]) if one not in authority.superiors]:
             authority.chain([*authority.superiors, *above], timestamp=now)
-        await self.hierarchy.journal.save(authority, permit=permit)
+        await self.hierarchy.journal.save(authority, *await self._found(certificate, now), permit=permit)
         return generation.number
+
+    async def _found(self, certificate: x509.Certificate, now: datetime) -> list[Certificate]:
+        """What an authority here has signed elsewhere, where its key is: so that its status can be told, and changed
+        when a list comes from there (`pki.status.taking_in`)."""
+        for issuer in issuers_in(self.hierarchy.index.book):
+            above = x509.load_der_x509_certificate(issuer.certificate)
+            if issuer.reference or above.subject != certificate.issuer:
+                continue
+            id_ = Certificate.create_id(issuer.authority, f"{certificate.serial_number:040x}")
+            known = await self.hierarchy.journal.find(Certificate, id_) is not None
+            if not known and signature_holds(certificate, above.public_key()):
+                return [found_certificate(issuer.authority, issuer.generation, certificate, timestamp=now)]
+        return []
 
     async def cross_certify(
         self,

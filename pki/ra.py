@@ -10,7 +10,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Final
 
 from cryptography import x509
@@ -20,12 +19,12 @@ from ledger.errors import Conflict, InvalidRequest, IssuanceRefused, Unavailable
 from pki.access.base import Access, Caller, Permit, Resource, service_permit
 from pki.aggregates.certificate import ABANDONED, Certificate
 from pki.aggregates.identity import ACTIVE
-from pki.aggregates.request import APPROVED, ISSUED, ISSUING, SUBMITTED, CertificateRequest
+from pki.aggregates.request import APPROVED, ISSUED, ISSUING, SUBMITTED, CertificateRequest, asked_with
 from pki.ca import Order
 from pki.core.profile import Profile
-from pki.core.request import parse_request
+from pki.core.request import CertificationRequest
 from pki.core.subjects import name_for
-from pki.issuance.together import Together
+from pki.issuance.drafts import Drafts
 from pki.issuers.registry import Issuers
 from pki.journal import Journal
 from pki.views.catalogue import TrustIndex
@@ -36,8 +35,10 @@ from pki.wishes import (
     DAY_S,
     Standing,
     Wish,
+    asked_of,
     check_names,
     day_of,
+    fits_intent,
     name_of_request,
     order_again,
     order_of,
@@ -68,11 +69,11 @@ class Registration:
     issuers: Issuers
     profile_of: Callable[[str, int | None], Profile]
     lag_s: float = 0.0
+    drafts: Drafts = field(default_factory=Drafts)
     _looked_s: float = field(default=NEVER_S, init=False)
     _holders: dict[str, IdentityRow] = field(default_factory=dict, init=False)
     """Those looked up since the last look, bounded."""
     _under_way: Counter[tuple[str, str]] = field(default_factory=Counter, init=False)
-    _parsing: Together = field(default_factory=Together, init=False)
 
     # -- asking --
 
@@ -96,7 +97,7 @@ class Registration:
         permit = await self.access.permit(caller, "request.submit", Resource("request", wish.client_id or "new", about))
         requester = person_of(permit)
         name = name_of_request(requester, wish.client_id)
-        order = order_of(wish, profile, await self._parsing.do(partial(parse_request, wish.csr)), name)
+        order = order_of(wish, profile, await self._read(wish, profile), name)
         try:
             return await self._checked(wish, profile, order, requester, permit)
         except (Conflict, IssuanceRefused):
@@ -105,6 +106,12 @@ class Registration:
             if known is None:
                 raise
             return known
+
+    async def _read(self, wish: Wish, profile: Profile) -> CertificationRequest:
+        own = wish.authority not in self.issuers.others and not profile.approvals
+        if not own or wish.names is not None or wish.subject is not None:
+            return await self.drafts.read(wish.csr)
+        return await self.drafts.read(wish.csr, wish.authority, profile, not_after=wish.not_after or None)
 
     async def _checked(self, wish: Wish, profile: Profile, order: Order, requester: str, permit: Permit) -> Standing:
         counted = bool(profile.quota) and (profile.approvals > 0 or wish.authority in self.issuers.others)
@@ -132,6 +139,8 @@ class Registration:
             return requested(wish, profile, order, requester, holder, reference, now)
 
         if profile.approvals == 0:
+            if fits_intent(wish) and wish.authority not in self.issuers.others:
+                order = replace(order, asked=asked_of(wish, order, requester, now))
             issued = await self.issuers.of(wish.authority).issue(order, made, permit=permit)
             return standing_of(order.request_id, issued)
         submitted = made("")
@@ -187,7 +196,7 @@ class Registration:
                 authority,
                 row.profile,
                 row.holder,
-                await self._csr_of(row) if csr is None else csr,
+                await self._csr_of(certificate) if csr is None else csr,
                 client_id,
                 tuple((name_for(one), str(one.value)) for one in subject),
                 tuple(certificate.names),
@@ -206,7 +215,7 @@ class Registration:
             IssuanceRefused: it may not be certified; the request has failed.
         """
         for attempt in range(ATTEMPTS):
-            request = await self._loaded(name)
+            request = await self.load(name)
             permit = await self.access.permit(caller, "request.approve", _resource(request))
             role = request.role if request.role in permit.role.split(",") else permit.role
             request.approve(person_of(permit), role, comment=comment, timestamp=self.journal.clock.now())
@@ -222,7 +231,7 @@ class Registration:
 
     async def reject(self, caller: Caller, name: str, reason: str) -> Standing:
         """Refuse it, for good. Raises NotPermitted, Conflict, InvalidRequest (no reason)."""
-        request = await self._loaded(name)
+        request = await self.load(name)
         permit = await self.access.permit(caller, "request.reject", _resource(request))
         request.reject(person_of(permit), reason, timestamp=self.journal.clock.now())
         await self.journal.save(request, permit=permit)
@@ -230,7 +239,7 @@ class Registration:
 
     async def withdraw(self, caller: Caller, name: str) -> Standing:
         """Its requester does not want it any more. Raises NotPermitted, Conflict."""
-        request = await self._loaded(name)
+        request = await self.load(name)
         permit = await self.access.permit(caller, "request.withdraw", _resource(request))
         request.withdraw(person_of(permit), timestamp=self.journal.clock.now())
         await self.journal.save(request, permit=permit)
@@ -272,7 +281,7 @@ class Registration:
             if authority in gone:
                 continue
             try:
-                standing = await self._carry_on(await self._loaded(name), permit)
+                standing = await self._carry_on(await self.load(name), permit)
             except IssuanceRefused:
                 settled += 1
                 continue
@@ -295,7 +304,7 @@ class Registration:
                 continue
             certificate = self.index.certificates.find(self.index.database, authority, row.reference)
             if certificate is not None and certificate.state == ABANDONED:
-                request = await self._loaded(name)
+                request = await self.load(name)
                 request.fail("its certificate was not signed", again=True, timestamp=self.journal.clock.now())
                 await self.journal.save(request, permit=service_permit(ACTOR, "request.recover"))
                 done += 1
@@ -306,7 +315,7 @@ class Registration:
         async for name, _ in self._all(SUBMITTED):
             row = self.index.requests.find(self.index.database, name)
             if row is not None and row.expires <= int(now.timestamp()):
-                request = await self._loaded(name)
+                request = await self.load(name)
                 request.expire(timestamp=now)
                 await self.journal.save(request, permit=service_permit(ACTOR, "request.expire"))
                 done += 1
@@ -334,7 +343,7 @@ class Registration:
             check_names(holder, order.profile, order)
             issued = await self.issuers.of(request.authority).issue(order, begun, permit=permit)
         except IssuanceRefused as error:
-            again = await self._loaded(request.name)
+            again = await self.load(request.name)
             if again.state == APPROVED:
                 again.fail(error.what, timestamp=self.journal.clock.now())
                 await self.journal.save(again, permit=permit)
@@ -405,17 +414,25 @@ class Registration:
                 hint=f"profile {profile.name} renews in the last {profile.renew_before_days} days",
             )
 
-    async def _csr_of(self, row: CertificateRow) -> bytes:
-        request = await self.journal.find(CertificateRequest, CertificateRequest.create_id(row.request))
+    async def _csr_of(self, certificate: Certificate) -> bytes:
+        request = asked_with(certificate)
         if request is None:
-            raise InvalidRequest(f"the CSR of {row.serial} is not here", hint="send one")
+            request = await self.journal.find(CertificateRequest, CertificateRequest.create_id(certificate.request))
+        if request is None:
+            raise InvalidRequest(f"the CSR of {certificate.serial} is not here", hint="send one")
         return decode_base64(request.csr)
 
-    async def _loaded(self, name: str) -> CertificateRequest:
-        try:
-            return await self.journal.load(CertificateRequest, CertificateRequest.create_id(name))
-        except InvalidRequest as error:
-            raise InvalidRequest(f"there is no request {name[:80]!r}", hint="see: jinshi ra list") from error
+    async def load(self, name: str) -> CertificateRequest:
+        """A request by its own entries, or out of the intent that it was recorded with. Raises InvalidRequest."""
+        found = await self.journal.find(CertificateRequest, CertificateRequest.create_id(name))
+        if found is not None:
+            return found
+        row = await self.find(name)
+        id_ = Certificate.create_id(row.authority, row.reference)
+        request = asked_with(await self.journal.load(Certificate, id_))
+        if request is None:
+            raise InvalidRequest(f"there is no request {name[:80]!r}", hint="see: jinshi ra list")
+        return request
 
 
 def _resource(request: CertificateRequest) -> Resource:

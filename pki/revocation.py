@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -132,23 +133,7 @@ class Revocation:
         await self.index.catch_up()
         issuer = self._signer(authority, parsed)
         serial = f"{parsed.serial_number:040x}"
-        meant = Certificate(
-            authority=authority,
-            generation=issuer.generation,
-            serial=serial,
-            profile="found",
-            subject=parsed.subject.rfc4514_string()[:1_000],
-            names=[],
-            key=_digest(parsed),
-            not_before=int(parsed.not_valid_before_utc.timestamp()),
-            not_after=int(parsed.not_valid_after_utc.timestamp()),
-            tbs="",
-            shard=_shard(parsed),
-            request="",
-            holder="",
-            timestamp=self.journal.clock.now(),
-        )
-        meant.issue(encode_base64(parsed.public_bytes(Encoding.DER)), timestamp=self.journal.clock.now())
+        meant = found_certificate(authority, issuer.generation, parsed, timestamp=self.journal.clock.now())
         await self.journal.save(meant, permit=permit)
         return serial
 
@@ -188,6 +173,30 @@ class Revocation:
             if issuer.authority == authority and _signed_by(certificate, issuer.certificate):
                 return issuer
         raise InvalidRequest(f"no key of authority {authority} has signed that certificate")
+
+
+def found_certificate(
+    authority: str, generation: int, certificate: x509.Certificate, *, timestamp: datetime
+) -> Certificate:
+    """What is recorded of a certificate that was signed without this log: issued, of nobody's profile."""
+    meant = Certificate(
+        authority=authority,
+        generation=generation,
+        serial=f"{certificate.serial_number:040x}",
+        profile="found",
+        subject=certificate.subject.rfc4514_string()[:1_000],
+        names=[],
+        key=_digest(certificate),
+        not_before=int(certificate.not_valid_before_utc.timestamp()),
+        not_after=int(certificate.not_valid_after_utc.timestamp()),
+        tbs="",
+        shard=_shard(certificate),
+        request="",
+        holder="",
+        timestamp=timestamp,
+    )
+    meant.issue(encode_base64(certificate.public_bytes(Encoding.DER)), timestamp=timestamp)
+    return meant
 
 
 def _check_reason(reason: str) -> None:

@@ -7,8 +7,9 @@ that was issued for it is found again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -25,7 +26,7 @@ from pki.ca import CertificateAuthority, Order
 from pki.chains import chain_of
 from pki.core.algorithms import Algorithm, IssuerKey, algorithm_named
 from pki.core.request import parse_request
-from pki.core.stamping import StampSettings
+from pki.core.stamping import StampSettings, read_stamp_settings
 from pki.core.subjects import subject_line
 from pki.core.timestamp import check_stamps_with
 from pki.journal import Journal
@@ -67,7 +68,7 @@ class TsaAdministration:
         if tsa is not None and any(one.certificate for one in tsa.keys):
             raise Conflict(f"there is a time-stamping authority {name} already", hint=f"see: jinshi tsa show {name}")
         asked: list[JsonValue] = [settings.recorded(), subject_line(subject), algorithm.name]
-        permit = await self._permit(caller, "tsa.create", name, by, hashlib.sha256(canonicalize(asked)).hexdigest())
+        permit = await self._permit(caller, "tsa.create", name, by, _digest_of(asked))
         if tsa is None:
             tsa = Tsa(name, settings.recorded(), timestamp=self.journal.clock.now())
         if not tsa.keys:
@@ -85,8 +86,26 @@ class TsaAdministration:
         subject = x509.load_der_x509_certificate(decode_base64(current.certificate)).subject
         return await self._certify(tsa, tsa.keys[-1], subject, by, permit)
 
+    async def amend(self, caller: Caller, name: str, changes: Mapping[str, Any]) -> Tsa:
+        """Stamp otherwise from now on: `changes` to its settings. Raises as `create`; Conflict: it is retired."""
+        await self.index.catch_up()
+        tsa = await self.journal.load(Tsa, Tsa.create_id(name))
+        settings = read_stamp_settings({**tsa.settings, **changes})
+        by = self._certified_by(tsa)
+        permit = await self._permit(caller, "tsa.amend", name, by, _digest_of(settings.recorded()))
+        if settings.recorded() == tsa.settings:
+            raise Conflict(f"time-stamping authority {name} stamps so already", hint=f"see: jinshi tsa show {name}")
+        tsa.amend(settings.recorded(), timestamp=self.journal.clock.now())
+        await self.journal.save(tsa, permit=permit)
+        return tsa
+
+    def _certified_by(self, tsa: Tsa) -> str:
+        """Which authority here has certified the key that stamps; "": none."""
+        rows = self.index.certificates.by_request(self.index.database, _request_id(tsa, tsa.keys[-1]))
+        return next((row.authority for row in rows if row.state == ISSUED), "")
+
     async def retire(self, caller: Caller, name: str) -> None:
-        """Stamp nothing more. Raises as `create`."""
+        """Stamp nothing more; what was stamped stays. Raises as `create`; Conflict: it is retired already."""
         tsa = await self.journal.load(Tsa, Tsa.create_id(name))
         permit = await self.access.permit(caller, "tsa.retire", Resource("tsa", name))
         tsa.retire(timestamp=self.journal.clock.now())
@@ -137,6 +156,11 @@ class TsaAdministration:
                 chain = chain_of(self.index.book, issuer, row.generation, root=False)
                 return decode_base64(found.der), [one.public_bytes(Encoding.DER) for one in chain]
         return None
+
+
+def _digest_of(asked: JsonValue) -> str:
+    """Of what is asked, so that others confirm this and nothing else."""
+    return hashlib.sha256(canonicalize(asked)).hexdigest()
 
 
 def _request_id(tsa: Tsa, key: StampKey) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from cryptography import x509
 
@@ -28,6 +28,8 @@ DAY_S: Final = 86_400
 OPEN_DAYS: Final = 14
 """How long a request waits for its approvals."""
 CLIENT_ID_LENGTH_MAX: Final = 128
+ASKED_SIZE_MAX: Final = 8 * 2**10
+"""Of the CSR, the names and the subject: what is larger may not find room in the intent, and gets its own entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,24 +143,40 @@ def requested(
 ) -> CertificateRequest:
     return CertificateRequest(
         name=order.request_id,
-        requester=requester,
         authority=wish.authority,
         profile=profile.name,
         profile_version=profile.version,
         holder=wish.holder,
-        csr=encode_base64(order.request.der),
         key=order.request.key_id,
-        subject=pairs(wish.subject),
-        names=listed(order.names),
-        not_after=wish.not_after,
-        renews=wish.renews,
         approvals=profile.approvals,
         role=APPROVER if profile.approvals else "",
         barred=[holder.vetter, wish.holder] if profile.approvals else [],
-        expires=int(now.timestamp()) + OPEN_DAYS * DAY_S,
         reference=reference,
         timestamp=now,
+        **asked_of(wish, order, requester, now),
     )
+
+
+def asked_of(wish: Wish, order: Order, requester: str, now: datetime) -> dict[str, Any]:
+    """What a request says that its certificate's intent does not (`pki.aggregates.request.asked_with`)."""
+    return {
+        "requester": requester,
+        "csr": encode_base64(order.request.der),
+        "subject": pairs(wish.subject),
+        "names": listed(order.names),
+        "not_after": wish.not_after,
+        "renews": wish.renews,
+        "expires": int(now.timestamp()) + OPEN_DAYS * DAY_S,
+    }
+
+
+def fits_intent(wish: Wish) -> bool:
+    """Whether what is asked for can be recorded with the intent.
+
+    A name that the requester chose stands for one request, which its own first entry sees to.
+    """
+    said = (*(wish.names or ()), *(value for _, value in wish.subject or ()))
+    return not wish.client_id and len(wish.csr) + sum(map(len, said)) <= ASKED_SIZE_MAX
 
 
 def name_of_request(requester: str, client_id: str) -> str:

@@ -14,31 +14,32 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ledger.content.index import digests_under
-from ledger.content.references import packs_of, referring
+from ledger.content.references import Gone, packs_of, referring
+from ledger.content.released import Released
 from ledger.core.canonical import JsonValue, canonicalize, parse_canonical
 from ledger.core.checkpoint import Checkpoint, OpenedCheckpoint
 from ledger.core.manifest import LISTS, PACKS, list_key, pack_key
-from ledger.core.merkle import EMPTY_ROOT
 from ledger.errors import CompareFailed, Malformed, ObjectMissing, StoreUnavailable, Tampered
 from ledger.store.base import ObjectStore, Tag
-from ledger.verify import verify_growth
+from ledger.verify import verify_backwards
 
-CANDIDATES: Final = "content-unneeded"
-"""In the mirror's memory: what was found unneeded, and when first."""
+CANDIDATES: Final = "unneeded/"
+"""In the mirror's memory: `unneeded/<first byte of the names, in hexadecimal>`: what is unneeded, and since when."""
 REMOVING: Final = "content-removing"
 """In the mirror's memory: what is being removed; a round finishes that before it verifies anything."""
 CANDIDATES_MAX: Final = 4_096
-"""How many objects one run looks at; the next one goes on."""
+"""How many objects are noted in each of those, and removed at a time; others come once some of them have gone."""
 GRACE_DAYS: Final = 7
 _DAY_S: Final = 86_400
 
 Remembered = Callable[[], Awaitable[tuple[OpenedCheckpoint | None, Tag | None]]]
 Anew = Callable[[OpenedCheckpoint, Tag | None], Awaitable[None]]
+Forget = Callable[[Collection[bytes]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class SiteCollected:
-    """`unneeded` objects are there, of which `removed` went; `locked`: a lock keeps so many of them."""
+    """`unneeded` objects were there, of which `removed` went; a lock has kept so many others, `locked`, from going."""
 
     unneeded: int = 0
     removed: int = 0
@@ -47,7 +48,7 @@ class SiteCollected:
 
 @dataclass(frozen=True, slots=True)
 class Unneeded:
-    """Packs and lists that no entry of the first `size` needs, and when each was first found so (seconds)."""
+    """Packs and lists that no entry of the first `size` needs, and since when each was found so (seconds)."""
 
     size: int = 0
     found: Mapping[bytes, int] = field(default_factory=dict)
@@ -85,16 +86,21 @@ async def read_unneeded(state: ObjectStore, key: str) -> tuple[Unneeded, Tag | N
 
 
 async def needed_content(objects: ObjectStore, checkpoint: Checkpoint, erased: Collection[str]) -> set[bytes]:
-    """The packs, and lists of packs, that the entries of a tree refer to, but for erased ones; 32 bytes of each.
+    """The packs, and lists of packs, that the entries of a tree refer to, but for erased and released ones.
+
+    32 bytes of each are in memory. What is released is taken from the tree itself, which is read from its end.
 
     Raises:
         Tampered: the copy is not what was signed for, or what an entry refers to cannot be told.
     """
     needed: set[bytes] = set()
+    gone = Gone(erased, Released())
 
     async def take(start: int, entries: Sequence[bytes]) -> None:
+        for index, entry in enumerate(entries, start):
+            gone.released.take(index, entry)
         for one in referring(start, entries):
-            if one.keyid in erased:
+            if one in gone:
                 continue
             try:
                 needed.update(await packs_of(objects, one.dataref))
@@ -105,7 +111,7 @@ async def needed_content(objects: ObjectStore, checkpoint: Checkpoint, erased: C
             if one.dataref.listed is not None:
                 needed.add(one.dataref.listed)
 
-    await verify_growth(objects, (0, EMPTY_ROOT), checkpoint, on_bundle=take)
+    await verify_backwards(objects, checkpoint, on_bundle=take)
     return needed
 
 
@@ -113,9 +119,13 @@ class Removal:
     """Carries removals out at one site, one at a time. `state` is the mirror's memory, apart from the site.
 
     `remembered`: the checkpoint the mirror has cosigned, and its tag; `anew` writes it once more, against that tag.
+    `forget`: that these packs were read; should one be sent again, it is read again.
     """
 
-    def __init__(self, objects: ObjectStore, state: ObjectStore, remembered: Remembered, anew: Anew) -> None:
+    def __init__(
+        self, objects: ObjectStore, state: ObjectStore, remembered: Remembered, anew: Anew, forget: Forget
+    ) -> None:
+        self._forget = forget
         self._objects = objects
         self._state = state
         self._remembered = remembered
@@ -130,23 +140,33 @@ class Removal:
             StoreUnavailable, DiskFull: the next run, or round, goes on.
         """
         count, due = await self._find(needed, size, now_s)
-        if not due.found:
-            return SiteCollected(count)
-        _, tag = await read_unneeded(self._state, REMOVING)
-        await self._state.replace(REMOVING, format_unneeded(due), expected=tag)
-        return replace(await self.finish(), unneeded=count)
+        done = SiteCollected(count)
+        for first in range(0, len(due), CANDIDATES_MAX):
+            batch = Unneeded(size, dict.fromkeys(due[first : first + CANDIDATES_MAX], now_s))
+            _, tag = await read_unneeded(self._state, REMOVING)
+            await self._state.replace(REMOVING, format_unneeded(batch), expected=tag)
+            part = await self.finish()
+            if not part.removed and not part.locked:
+                break  # more was cosigned meanwhile: the next run asks anew what is needed
+            done = replace(done, removed=done.removed + part.removed, locked=done.locked + part.locked)
+        return done
 
-    async def _find(self, needed: Collection[bytes], size: int, now_s: int) -> tuple[int, Unneeded]:
+    async def _find(self, needed: Collection[bytes], size: int, now_s: int) -> tuple[int, list[bytes]]:
         """Take note of what lies there and is not needed: how much that is, and what was so for long enough to go."""
         there = await digests_under(self._objects, PACKS) | await digests_under(self._objects, LISTS)
-        before, tag = await read_unneeded(self._state, CANDIDATES)
-        kept = {name: time_s for name, time_s in before.found.items() if name in there and name not in needed}
-        for name in sorted(there.difference(needed, kept))[: CANDIDATES_MAX - len(kept)]:
-            kept[name] = now_s
-        if kept != before.found:
-            await self._state.replace(CANDIDATES, format_unneeded(Unneeded(size, kept)), expected=tag)
-        due = {name: time_s for name, time_s in kept.items() if now_s - time_s >= GRACE_DAYS * _DAY_S}
-        return len(kept), Unneeded(size, due)
+        lacking: dict[str, set[bytes]] = {key: set() async for key in self._state.list_keys(CANDIDATES)}
+        for name in there.difference(needed):
+            lacking.setdefault(_shard(name), set()).add(name)
+        count, due = 0, list[bytes]()
+        for key, names in sorted(lacking.items()):
+            before, tag = await read_unneeded(self._state, key)
+            kept = {name: time_s for name, time_s in before.found.items() if name in names}
+            kept |= dict.fromkeys(sorted(names.difference(kept))[: CANDIDATES_MAX - len(kept)], now_s)
+            if kept != before.found:
+                await self._state.replace(key, format_unneeded(Unneeded(size, kept)), expected=tag)
+            count += len(kept)
+            due += [name for name, time_s in sorted(kept.items()) if now_s - time_s >= GRACE_DAYS * _DAY_S]
+        return count, due
 
     async def pending(self) -> bool:
         """Whether a removal was begun, and has to be finished before anything is verified."""
@@ -165,18 +185,37 @@ class Removal:
         known, known_tag = await self._remembered()
         if known is not None and known.checkpoint.size == due.size:
             await self._anew(known, known_tag)
-            removed = await self._remove(due.found)
-            done = replace(done, removed=removed, locked=len(due.found) - removed)
+            locked = await self._remove(due.found)
+            await self._forget(due.found)
+            await self._postpone({name: due.found[name] for name in locked})
+            done = replace(done, removed=len(due.found) - len(locked), locked=len(locked))
         with suppress(CompareFailed):  # another process of this mirror has finished it
             await self._state.replace(REMOVING, format_unneeded(Unneeded()), expected=tag)
         return done
 
-    async def _remove(self, names: Collection[bytes]) -> int:
-        """Packs and lists with every version; how many went. What is locked stays."""
-        removed = 0
+    async def _remove(self, names: Collection[bytes]) -> list[bytes]:
+        """Packs and lists with every version; those that stay, as they are locked."""
+        locked: list[bytes] = []
         for name in sorted(names):
-            with suppress(StoreUnavailable):
+            try:
                 await self._objects.purge(pack_key(name))
                 await self._objects.purge(list_key(name))
-                removed += 1
-        return removed
+            except StoreUnavailable:
+                locked.append(name)
+        return locked
+
+    async def _postpone(self, locked: Mapping[bytes, int]) -> None:
+        """What a lock keeps is looked at again a week later, however much that is; not at every run."""
+        shards: dict[str, dict[bytes, int]] = {}
+        for name, time_s in locked.items():
+            shards.setdefault(_shard(name), {})[name] = time_s
+        for key, times in shards.items():
+            before, tag = await read_unneeded(self._state, key)
+            with suppress(CompareFailed):  # another process of this mirror has noted something, and tries again
+                await self._state.replace(
+                    key, format_unneeded(Unneeded(before.size, {**before.found, **times})), expected=tag
+                )
+
+
+def _shard(name: bytes) -> str:
+    return CANDIDATES + name[:1].hex()

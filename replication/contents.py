@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from ledger.content.index import digests_under, read_digest
-from ledger.content.references import SEEN_MAX, Referring, packs_of, present, referring, refers_to_content
+from ledger.content.references import SEEN_MAX, Gone, Referring, packs_of, present, referring, refers_to_content
 from ledger.core.manifest import INDEX, list_key, pack_key
 from ledger.core.tiles import TILE_WIDTH, Tile, decode_bundle
-from ledger.errors import ObjectMissing, Tampered
+from ledger.errors import JinshiError, ObjectMissing, Tampered
 from ledger.store.base import ObjectStore
 from ledger.tasks import run_bounded
 from ledger.verify import read_tile
@@ -21,6 +22,12 @@ PACKS_PARALLEL: Final = 3
 
 Put = Callable[[str, bytes], Awaitable[None]]
 """Stores an object that never changes. Raises Tampered: other bytes are there."""
+
+Arrived = Callable[[bytes], Awaitable[None]]
+"""Told that a pack was just stored at the site (`Mirror.read_ahead`). What it raises is left to the mirror's round."""
+
+Sent = Callable[[Collection[bytes]], Awaitable[set[bytes]]]
+"""Those of these packs that were just shipped ahead (`Ahead.sent`); returns once none of them is on its way."""
 
 
 def referring_in(bundle: Tile, data: bytes, *, start: int = 0) -> Iterator[Referring]:
@@ -37,11 +44,21 @@ class ContentShipper:
     Nothing is remembered but within the run: a mirror that misses something has it sent again by the next one.
     """
 
-    def __init__(self, source: ObjectStore, site: ObjectStore, put: Put, erased: Collection[str]) -> None:
+    def __init__(
+        self,
+        source: ObjectStore,
+        site: ObjectStore,
+        put: Put,
+        gone: Gone,
+        sent: Sent | None = None,
+        arrived: Arrived | None = None,
+    ) -> None:
         self._source = source
         self._site = site
         self._put = put
-        self._erased = erased
+        self._gone = gone
+        self._sent = sent
+        self._arrived = arrived
         self._there: set[bytes] = set()
         self._sending = asyncio.Semaphore(PACKS_PARALLEL)
         self._segments = False
@@ -63,8 +80,8 @@ class ContentShipper:
         wanted: dict[bytes, int] = {}
         lists: dict[bytes, int] = {}
         for one in referring_in(bundle, data, start=start):
-            if one.keyid in self._erased:
-                continue  # nobody can read it any more, and it may have been collected
+            if one in self._gone:
+                continue  # nobody needs it any more, and it may have been collected
             try:
                 packs = await packs_of(self._source, one.dataref)
             except (ObjectMissing, Tampered) as error:
@@ -75,9 +92,11 @@ class ContentShipper:
         if not wanted and not lists:
             return
         self._note(wanted)
-        lacking = wanted.keys() - await present(self._site, wanted)
+        lacking = set(wanted) if self._sent is None else wanted.keys() - await self._sent(wanted)
+        lacking -= await present(self._site, lacking)
         await run_bounded(
-            (self._copy(pack_key(pack), pack, wanted[pack]) for pack in sorted(lacking)), parallel=PACKS_PARALLEL
+            (self._copy(pack_key(pack), pack, wanted[pack], self._arrived) for pack in sorted(lacking)),
+            parallel=PACKS_PARALLEL,
         )
         for name, index in lists.items():
             if not [key async for key in self._site.list_keys(list_key(name))]:
@@ -90,13 +109,17 @@ class ContentShipper:
             self._there.clear()
         self._there.update(wanted)
 
-    async def _copy(self, key: str, digest: bytes, index: int) -> None:
+    async def _copy(self, key: str, digest: bytes, index: int, arrived: Arrived | None = None) -> None:
         async with self._sending:
             try:
                 data = await read_digest(self._source, key, digest)
             except (ObjectMissing, Tampered) as error:
                 raise self._lost(index, error) from error
             await self._put(key, data)
+            del data  # it is about to be read back
+            if arrived is not None:
+                with suppress(JinshiError):
+                    await arrived(digest)
 
     async def finish(self) -> None:
         """The index segments that the site lacks, where any content was shipped."""

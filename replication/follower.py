@@ -5,16 +5,17 @@ It holds no key of the site.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+from ledger.content.references import Gone
+from ledger.content.released import Released
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint, step_key, step_sizes
 from ledger.core.classification import Label
-from ledger.core.entry import decode_entry
 from ledger.core.note import VerifierKey, format_note
-from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, growth
+from ledger.core.tiles import ENTRIES, Tile
 from ledger.errors import (
     CompareFailed,
     Fenced,
@@ -25,30 +26,24 @@ from ledger.errors import (
     ObjectMissing,
     RolledBack,
     Tampered,
+    Unavailable,
     Untrusted,
 )
-from ledger.keyring import KEYRING
-from ledger.keyring.data import is_data_keyid
-from ledger.keyring.logkey import ANNOUNCING
 from ledger.store.base import ObjectStore, Tag
 from ledger.store.versions import Alarms
-from ledger.tasks import Report, run_bounded
+from ledger.tasks import Report, both, run_bounded
 from ledger.verify import AuthenticatedTiles, read_tile
-from replication.contents import ContentShipper
+from replication.contents import Arrived, ContentShipper, Sent
 from replication.garbage import Garbage, find_garbage, older_cosigned, older_pending
 from replication.heal import Evidence
-from replication.plan import LISTED_TILES_MIN, Batch, batches, missing
+from replication.keys import NAMED_ENTRIES_MAX, KeyShipper
+from replication.plan import LISTED_TILES_MIN, Batch, batches, missing, together
 from replication.quota import check_room
 from replication.site import PENDING, Pending, Site, check_log, check_site, format_pending, read_cosigned, read_pending
 
 PARALLEL = 8
 PARALLEL_MAX = 16
 """As many connections as a store in a bucket keeps."""
-KEYS_BATCH = 1_000
-NAMED_ENTRIES_MAX = 8_192
-NAMED_KEPT = 65_536
-_KEYID_MARK = b'"keyid":"'
-_ANNOUNCING_MARKS = tuple(f'"type":"{type_}"'.encode() for type_ in ANNOUNCING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +53,9 @@ class FollowerLimits:
     parallel: int = PARALLEL
     swap_attempts_max: int = 5
 
+
+_Waiting: TypeAlias = tuple[tuple[Pending, OpenedCheckpoint, Tag] | None, Garbage | None]
+"""What is pending at a site, or what lies in its place."""
 
 OnStep = Callable[[int, int], Awaitable[None]]
 """Told that a checkpoint of a size is `pending` at the site, and how many entries there will be in all."""
@@ -82,12 +80,15 @@ class Follower:
         limits: FollowerLimits | None = None,
         erased: Collection[str] = (),
         settled_size: Callable[[], int] = lambda: 0,
+        released: Callable[[], Awaitable[Released]] | None = None,
         label: Callable[[], Awaitable[Label]] | None = None,
         evidence: Evidence | None = None,
+        sent: Sent | None = None,
     ) -> None:
         """`erased`: ids of data keys that are never to be sent again; from `settled_size` on, no tree names one whose
-        erasure only a larger tree has. `label`: what the ledger is classified as now. `evidence`: where garbage is kept
-        that lies in the place of `pending`; without, it stops the follower.
+        erasure only a larger tree has. `released`: whose content is not sent. `label`: what the ledger is classified as
+        now. `evidence`: where garbage is kept that lies in the place of `pending`; without, it stops the follower.
+        `sent`: what is shipped ahead (ahead.py).
         """
         assert log.name == origin
         self._label = label
@@ -96,15 +97,17 @@ class Follower:
         """What lay in the place of `pending` or `checkpoint`."""
         self._erased = erased
         self._settled_size = settled_size
+        self._released = released
+        self._sent = sent
         # What an interrupted run has sent is there, without anything that says so.
         self._interrupted = self._asking = True
-        self._named: OrderedDict[str, None] = OrderedDict()  # data keys that were shipped because an entry names them
         self._source = source
         self._site = site
         self._log = log
         self._epoch = epoch
         self._nonce = nonce
         self._limits = limits or FollowerLimits()
+        self._keys = KeyShipper(source, site.objects, self._put, erased, parallel=self._limits.parallel)
 
     async def run_once(
         self,
@@ -114,11 +117,12 @@ class Follower:
         upto: OpenedCheckpoint | None = None,
         keyring: bool = True,
         on_step: OnStep | None = None,
+        on_pack: Arrived | None = None,
     ) -> int:
         """Ship everything up to the published checkpoint, or an earlier one that was (`upto`); returns its size.
 
         On a long way, `pending` moves on with every checkpoint that was kept for it (`step_sizes`), and `on_step` is
-        told.
+        told. `on_pack`: told of each pack that was sent, so that it is read back while others are being sent.
 
         Without `keyring` the two keyrings are not compared, which takes long where there are many keys: what is shipped
         of it is what the added entries are sealed with, wrapped to the recovery key. The rest is for another round.
@@ -134,6 +138,7 @@ class Follower:
             InvalidRequest: the place is no site of this ledger, or nothing is published.
             OverQuota: the site's host allows no more; nothing was sent.
             NotPermitted: the ledger is classified higher than the site may hold; nothing was sent.
+            Unavailable: content was released just now, and the site would not be told; the next run does it.
         """
         description = await check_site(self._site, self._log.name)
         if self._label is not None:
@@ -143,37 +148,67 @@ class Follower:
             published = upto or await self._published()
             upto = None
             try:
-                return await self._ship(published, report, whole, keyring, on_step)
+                return await self._ship(published, report, whole, keyring, on_step, on_pack)
             except RolledBack:
                 # Another follower may have shipped what was published since this one looked; then it looks again.
                 if (await self._published()).checkpoint.size == published.checkpoint.size:
                     raise
-        return await self._ship(await self._published(), report, whole, keyring, on_step)
+        return await self._ship(await self._published(), report, whole, keyring, on_step, on_pack)
 
     async def _ship(
-        self, published: OpenedCheckpoint, report: Report | None, whole: bool, keyring: bool, on_step: OnStep | None
+        self,
+        published: OpenedCheckpoint,
+        report: Report | None,
+        whole: bool,
+        keyring: bool,
+        on_step: OnStep | None,
+        on_pack: Arrived | None,
     ) -> int:
         self._asking, self._interrupted = self._interrupted, True
-        start, asked = await self._agreed(published.checkpoint)
+        start, found = await self._agreed(published.checkpoint)
+        waiting: _Waiting | None = found
+        asked = found[0][1].checkpoint.size if found[0] else 0
         size = published.checkpoint.size
         if keyring or size - start > NAMED_ENTRIES_MAX:
-            await self._ship_keyring()
+            await self._keys.ship_all()
         else:
-            await self._ship_named_keys(start, size)
+            await self._keys.ship_named(start, size)
         first = done = 0 if whole else start
-        contents = ContentShipper(self._source, self._site.objects, self._put, self._erased)
-        async with aclosing(self._steps(max(start, asked, self._settled_size()), published)) as steps:
+        released = await self._known_released()
+        contents = ContentShipper(
+            self._source, self._site.objects, self._put, Gone(self._erased, released), self._sent, on_pack
+        )
+        # A mirror takes what is released from the tree it verifies: no step may end between an entry and that.
+        reach = released.settled_size(start)
+        if reach > size:
+            raise self._released_just_now()
+        async with aclosing(self._steps(max(start, asked, self._settled_size(), reach), published)) as steps:
             async for step in steps:
                 part = None if report is None else shifted(report, done - first, size - first)
-                await self._ship_tiles(done, step.checkpoint.size, contents, part)
+                try:
+                    await self._ship_tiles(done, step.checkpoint.size, contents, part)
+                except Tampered as error:  # what is missing may have been released, and collected, meanwhile
+                    if (await self._known_released()).settled_size(start) > reach:
+                        raise self._released_just_now() from error
+                    raise
                 await contents.finish()
                 # Commit point: a crash before it leaves objects nobody refers to; the next run finds them there.
-                await self._swap_pending(step, on_the_way=step is not published)
+                await self._swap_pending(step, waiting, on_the_way=step is not published)
+                waiting = None
                 done = step.checkpoint.size
                 if step is not published and on_step is not None:
                     await on_step(done, size)
         self._interrupted = False
         return size
+
+    async def _known_released(self) -> Released:
+        return Released() if self._released is None else await self._released()
+
+    def _released_just_now(self) -> Unavailable:
+        return Unavailable(
+            f"content was released just now, which site {self._site.name!r} has to be told first",
+            hint="run it again in a moment",
+        )
 
     async def _steps(self, size: int, published: OpenedCheckpoint) -> AsyncGenerator[OpenedCheckpoint, None]:
         """The checkpoints to ship, one after the other: those kept beyond `size`, and at last the published one.
@@ -209,13 +244,12 @@ class Follower:
             raise Tampered(f"{self._source.where}/{CHECKPOINT}: {error.what}", key=CHECKPOINT) from error
         return opened
 
-    async def _agreed(self, published: Checkpoint) -> tuple[int, int]:
-        """The size up to which site and primary hold the same, by the site's checkpoint; and the size of `pending`.
+    async def _agreed(self, published: Checkpoint) -> tuple[int, _Waiting]:
+        """The size up to which site and primary hold the same, by the site's checkpoint; and what is pending.
 
         Raises as `run_once`.
         """
-        start, shown = await self._shown()
-        waiting, garbage = await self._waiting()
+        (start, shown), (waiting, garbage) = await both(self._shown(), self._waiting())
         if waiting is not None:
             self._check_epoch(waiting[0])
         known = [one.checkpoint for one in (shown, waiting[1] if waiting else None) if one]
@@ -239,7 +273,7 @@ class Follower:
                         )
             finally:
                 tiles.close()
-        return start, waiting[1].checkpoint.size if waiting else 0
+        return start, (waiting, garbage)
 
     async def _shown(self) -> tuple[int, OpenedCheckpoint | None]:
         """How much the mirror has verified there, and the checkpoint of the log that the site shows, cosigned or not.
@@ -258,7 +292,7 @@ class Follower:
                 shown = await older_cosigned(self._site, self._log)
         return (0, None) if shown is None else (shown.opened.checkpoint.size, shown.opened)
 
-    async def _waiting(self) -> tuple[tuple[Pending, OpenedCheckpoint, Tag] | None, Garbage | None]:
+    async def _waiting(self) -> _Waiting:
         try:
             return await read_pending(self._site, self._log), None
         except Tampered as error:
@@ -290,46 +324,6 @@ class Follower:
                 hint="another primary has taken over this ledger; let only one write",
             )
 
-    async def _ship_keyring(self) -> None:
-        # Both list in ascending order, so that a keyring of any size is compared in little memory.
-        there = aiter(self._site.objects.list_keys(KEYRING))
-        at_site = await anext(there, None)
-        lacking: list[str] = []
-        async for key in self._source.list_keys(KEYRING):
-            while at_site is not None and at_site < key:
-                at_site = await anext(there, None)
-            if at_site != key and key.removeprefix(KEYRING).partition(".")[0] not in self._erased:
-                lacking.append(key)
-            if len(lacking) == KEYS_BATCH:
-                await self._copy_all(lacking)
-                lacking = []
-        await self._copy_all(lacking)
-
-    async def _ship_named_keys(self, start: int, size: int) -> None:
-        """The keys that entries `start` to `size` name; all of the keyring where one of them announces keys."""
-        named: dict[str, None] = {}
-        for tile in growth(start, size):
-            if tile.level != ENTRIES:
-                break
-            entries = decode_bundle(await read_tile(self._source, tile), tile.width)
-            for entry in entries[max(0, start - tile.index * TILE_WIDTH) :]:
-                if any(mark in entry for mark in _ANNOUNCING_MARKS):
-                    await self._ship_keyring()
-                    return
-                if _KEYID_MARK in entry and (keyid := decode_entry(entry).event.keyid) is not None:
-                    named[keyid] = None
-        lacking = [keyid for keyid in named if keyid not in self._named and keyid not in self._erased]
-        await self._copy_all([KEYRING + keyid for keyid in lacking if is_data_keyid(keyid)])
-        self._named.update(dict.fromkeys(lacking))
-        while len(self._named) > NAMED_KEPT:
-            self._named.popitem(last=False)
-
-    async def _copy_all(self, keys: list[str]) -> None:
-        await run_bounded((self._copy(key) for key in keys), parallel=self._limits.parallel)
-
-    async def _copy(self, key: str) -> None:
-        await self._put(key, (await self._source.get(key)).data)
-
     async def _put(self, key: str, data: bytes) -> None:
         try:
             await self._site.objects.put_immutable(key, data)
@@ -343,24 +337,38 @@ class Follower:
 
     async def _ship_tiles(self, start: int, size: int, contents: ContentShipper, report: Report | None) -> None:
         done = 0
-        for batch in batches(start, size):
-            lacking = missing(batch, await self._present(batch))
-            if batch.tiles[0].level == ENTRIES:
-                wanted = set(lacking)
-                jobs = (self._copy_bundle(tile, tile in wanted, start, contents) for tile in batch.tiles)
-            else:
-                jobs = (self._copy_tile(tile) for tile in lacking)
+        for group in together(batches(start, size)):
+            present = await self._present(group)
+            jobs = (job for batch in group for job in self._jobs(batch, present, start, contents))
             await run_bounded(jobs, parallel=self._limits.parallel)
-            if report is not None and batch.tiles[-1].level < 0:
-                done += sum(tile.width for tile in batch.tiles)
+            added = sum(tile.width for batch in group for tile in batch.tiles if tile.level == ENTRIES)
+            if report is not None and added:
+                done += added
                 report(min(done, size - start), size - start)
 
-    async def _present(self, batch: Batch) -> set[str]:
-        if len(batch.tiles) < LISTED_TILES_MIN and not self._asking:
+    def _jobs(
+        self, batch: Batch, present: Collection[str], start: int, contents: ContentShipper
+    ) -> Iterator[Coroutine[Any, Any, None]]:
+        wanted = set(missing(batch, present))
+        for tile in batch.tiles:
+            if tile.level == ENTRIES:
+                yield self._copy_bundle(tile, tile in wanted, start, contents)
+            elif tile in wanted:
+                yield self._copy_tile(tile)
+
+    async def _present(self, group: Sequence[Batch]) -> set[str]:
+        tiles = [tile for batch in group for tile in batch.tiles]
+        if len(tiles) < LISTED_TILES_MIN and not self._asking:
             return set()
-        found = {key for prefix in batch.prefixes async for key in self._site.objects.list_keys(prefix)}
+        found: set[str] = set()
+
+        async def look(prefix: str) -> None:
+            found.update([key async for key in self._site.objects.list_keys(prefix)])
+
+        looks = (look(prefix) for batch in group for prefix in batch.prefixes)
+        await run_bounded(looks, parallel=self._limits.parallel)
         # The right edge is put all the same, so that other bytes in its place are met here and not by the mirror alone.
-        return found - {tile.path for tile in batch.tiles if tile.partial}
+        return found.difference(tile.path for tile in tiles if tile.partial)
 
     async def _copy_bundle(self, tile: Tile, lacking: bool, start: int, contents: ContentShipper) -> None:
         """What its entries refer to, then the bundle itself, where the site lacks it; it is read once."""
@@ -372,11 +380,15 @@ class Follower:
     async def _copy_tile(self, tile: Tile) -> None:
         await self._put(tile.path, await read_tile(self._source, tile))
 
-    async def _swap_pending(self, published: OpenedCheckpoint, *, on_the_way: bool) -> None:
-        """`on_the_way`: a step; another process may be further already, which is for the end of the way to judge."""
+    async def _swap_pending(self, published: OpenedCheckpoint, waiting: _Waiting | None, *, on_the_way: bool) -> None:
+        """`waiting`: what was pending when it was looked at; where that has changed, the swap fails and looks anew.
+
+        `on_the_way`: a step; another process may be further already, which is for the end of the way to judge.
+        """
         note = format_note(published.note)
         for _ in range(self._limits.swap_attempts_max):
-            found, garbage = await self._waiting()
+            found, garbage = waiting or await self._waiting()
+            waiting = None
             if found is not None:
                 pending, opened, _ = found
                 self._check_epoch(pending)

@@ -8,9 +8,10 @@ from datetime import timedelta
 from typing import Final
 
 from ledger.content.references import SEEN_MAX, packs_of
+from ledger.content.released import Released, may_release
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint
 from ledger.core.manifest import CONTENT, list_key, pack_key
-from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, levels, parse_tile_path, tiles_of
+from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle, levels, parse_tile_path, tiles_of
 from ledger.errors import Malformed, ObjectMissing
 from ledger.store.base import ObjectStore
 from ledger.tasks import Report, run_bounded
@@ -60,7 +61,7 @@ async def extend_all(objects: ObjectStore, checkpoint: Checkpoint, *, report: Re
     """Let the locks on everything that a checkpoint covers run anew; how many objects that are.
 
     In an `EveryVersion` whose copy has been verified, those of the genuine versions. Content counts as far as entries
-    refer to it.
+    refer to it that are not released.
 
     Raises:
         StoreUnavailable: a lock cannot be extended.
@@ -81,11 +82,19 @@ async def extend_all(objects: ObjectStore, checkpoint: Checkpoint, *, report: Re
 
 
 async def _extend_content(objects: ObjectStore, size: int) -> int:
+    """From the last entry on, so that what an entry releases is known when it is come to."""
     extended: OrderedDict[str, None] = OrderedDict()
-    count = 0
-    for tile in (tile for tile in tiles_of(size) if tile.level == ENTRIES):
+    count, released = 0, Released()
+    for index in reversed(range(-(-size // TILE_WIDTH))):
+        tile = Tile(ENTRIES, index, min(TILE_WIDTH, size - index * TILE_WIDTH))
         keys: set[str] = set()
-        for one in referring_in(tile, await read_tile(objects, tile)):
+        data = await read_tile(objects, tile)
+        if may_release(data):
+            for place, entry in enumerate(decode_bundle(data, tile.width), index * TILE_WIDTH):
+                released.take(place, entry)
+        for one in referring_in(tile, data):
+            if (one.source, one.index) in released:
+                continue
             with suppress(ObjectMissing):  # whoever verifies the site says so
                 keys.update(map(pack_key, await packs_of(objects, one.dataref)))
             if one.dataref.listed is not None:

@@ -12,10 +12,12 @@ from functools import partial
 from typing import NoReturn
 
 from ledger.classification import Classification
+from ledger.content.index import read_digest
 from ledger.content.references import ContentAudit
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, contradicts
 from ledger.core.classification import DEFAULT, Label
 from ledger.core.cosignature import verify_cosignature
+from ledger.core.manifest import pack_key
 from ledger.core.merkle import EMPTY_ROOT
 from ledger.core.note import Note, NoteSignature, VerifierKey, format_note
 from ledger.errors import (
@@ -31,7 +33,7 @@ from ledger.protocols import Clock, Cosigner
 from ledger.store.base import ObjectStore, Prefixed, Tag
 from ledger.store.versions import Alarms, EveryVersion
 from ledger.tasks import Report
-from ledger.verify import AuthenticatedTiles, verify_growth
+from ledger.verify import AuthenticatedTiles, released_in, verify_growth
 from replication.collect import Removal, SiteCollected, needed_content
 from replication.erase import SiteEraser
 from replication.garbage import Garbage, find_garbage, older_cosigned
@@ -78,7 +80,7 @@ class Mirror:
         self._eraser = SiteEraser(site, cosigner, origin, clock, state)
         self._gate = gate
         self._packs = VerifiedPacks(state)
-        self._removal = Removal(site.objects, state, self._memory.cosigned, self._remember_anew)
+        self._removal = Removal(site.objects, state, self._memory.cosigned, self._remember_anew, self._packs.forget)
         self._evidence = Evidence(Prefixed(state, GARBAGE), origin, clock)
         self.alarms = Alarms()
         """What was put over genuine objects at the site, as far as the last `advance` has read."""
@@ -105,6 +107,15 @@ class Mirror:
         if cosigned is not None:
             await self._eraser.carry_out(cosigned.checkpoint.size)
         return cosigned
+
+    async def read_ahead(self, pack: bytes) -> None:
+        """Read a pack that no cosigned entry refers to yet: the round that verifies such an entry finds it read.
+
+        Raises:
+            ObjectMissing, Tampered, StoreUnavailable: nothing is remembered; that round looks again.
+        """
+        await read_digest(self._site.objects, pack_key(pack), pack)
+        await self._packs.add([pack])
 
     async def cosigned(self) -> OpenedCheckpoint | None:
         """The last checkpoint it cosigned, as it remembers; None: none yet. Raises Forked, Tampered."""
@@ -364,6 +375,7 @@ class Mirror:
             verified=None if elsewhere else self._packs,
             touch=None if elsewhere else partial(extend, self._site.objects),
             erased=erased.erased,
+            learn=partial(released_in, objects, new.checkpoint, head[0]),
         )
         classification = Classification(await self._memory.label_at(old.checkpoint, objects) if old else DEFAULT)
 

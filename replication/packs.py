@@ -40,6 +40,19 @@ class VerifiedPacks:
                     continue
                 break
 
+    async def forget(self, packs: Collection[bytes]) -> None:
+        """These were removed: should one be sent again, it is read again. Durable on return. Raises Tampered."""
+        for key, gone in _sharded(packs).items():
+            while True:
+                there, tag = await self._read(key)
+                if not gone & there:
+                    break
+                try:
+                    await self._state.replace(key, b"".join(sorted(there - gone)), expected=tag)
+                except CompareFailed:  # another round of the same mirror
+                    continue
+                break
+
     async def _read(self, key: str) -> tuple[set[bytes], Tag | None]:
         try:
             stored = await self._state.get(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -40,6 +40,18 @@ def _folder(tile: Tile) -> str:
 def missing(batch: Batch, present: Collection[str]) -> tuple[Tile, ...]:
     """The tiles of a batch that are not among the keys `present`."""
     return tuple(tile for tile in batch.tiles if tile.path not in present)
+
+
+def together(found: Iterable[Batch]) -> Iterator[tuple[Batch, ...]]:
+    """Batches in groups that are shipped at once: small ones with their neighbours, so that none waits. Lazy."""
+    group: list[Batch] = []
+    for batch in found:
+        if group and sum(len(one.tiles) for one in group) + len(batch.tiles) > LISTED_TILES_MIN:
+            yield tuple(group)
+            group = []
+        group.append(batch)
+    if group:
+        yield tuple(group)
 
 
 def full_of(batch: Batch) -> Batch:

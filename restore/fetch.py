@@ -5,11 +5,12 @@ What the copy holds is checked entry by entry in `ledger.verify`, by those who r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from ledger.content.references import Gone
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint
 from ledger.core.note import VerifierKey, parse_note, parse_vkey
 from ledger.core.policy import Policy, Trusted
@@ -166,17 +167,17 @@ async def verify_site(copy: SiteCopy, *, report: Report | None = None) -> None:
         ) from error
 
 
-async def fetch_content(copy: SiteCopy, target: ObjectStore, erased: Collection[str]) -> None:
+async def fetch_content(copy: SiteCopy, target: ObjectStore, gone: Gone) -> None:
     """Bring the content that the verified entries of a copy refer to into `target`; what is there is not read again.
 
-    `erased`: ids of erased data keys; what only their entries refer to is left behind.
+    What only those refer to that are `gone` is left behind.
 
     Raises:
         Tampered: a pack, or a list of packs, is missing or damaged; `key` names it.
         StoreUnavailable, DiskFull: running it again carries on.
     """
     size = copy.checkpoint.size
-    shipper = ContentShipper(copy.objects, target, target.put_immutable, erased)
+    shipper = ContentShipper(copy.objects, target, target.put_immutable, gone)
     for batch in batches(0, size):
         if batch.tiles[0].level == ENTRIES:
             await shipper.ship(batch.tiles, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,17 +11,41 @@ from typing import Protocol
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from cli.system import calm_collector
 from ledger.store.s3 import PAGE_KEYS_MAX, S3Store
 from ledger.store.s3_client import make_client
 from tests.support.postgres import PostgresServer, machine_binaries, private_postgres
 from tests.support.servers import S3Server, SeaweedFS, private_seaweed, shared_seaweed
+
+calm_collector()  # as the command does: a suite is imported once, and is no garbage
+
+settings.register_profile(
+    "jinshi",
+    max_examples=100,
+    deadline=None,  # nothing here is a timed test
+    print_blob=True,  # of what failed, to replay it
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("jinshi")
 
 
 class S3StoreFactory(Protocol):
     """Makes S3 stores."""
 
     def __call__(self, *, page_keys: int = PAGE_KEYS_MAX, versioned: bool = False) -> S3Store: ...
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many workers again as there are processors: many a test waits, for a server or for a moment to come."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + (cores + 1) // 2
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: nobody needs to look through it for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,12 +12,11 @@ from ledger.asset_lag import AssetLag
 from ledger.assets import Asset
 from ledger.core.acknowledgement import AckPolicy
 from ledger.core.event import format_time
-from ledger.grades import ANY_ROLE, Grade
+from ledger.grades import ANY_ROLE, DAY_US, Grade
 from ledger.kinds import KINDS
 
 SETTLING_S: Final = 60.0
 """What is younger than this is on its way to the sites, also where nothing may be lost: then its append still waits."""
-DAY_US: Final = 86_400_000_000
 
 
 class Check(StrEnum):
@@ -83,7 +82,8 @@ class AssetFacts:
     """One asset. `sealed` is the index of its last sealing entry, `seen_us` when it was last sealed or looked at.
 
     `acks` are what acknowledges its sources; `lags` what each site lacks of it, by the site's name; `drills` the last
-    that restored it, from each site.
+    that restored it, from each site. `kept_since_us`: when its oldest point that was not released was recorded, None:
+    none ever was.
     """
 
     asset: Asset
@@ -92,6 +92,7 @@ class AssetFacts:
     seen_us: int | None = None
     lags: Mapping[str, AssetLag] = field(default_factory=dict)
     drills: Sequence[DrillFacts] = ()
+    kept_since_us: int | None = None
 
 
 def findings(
@@ -111,6 +112,7 @@ def findings(
         *_sites(facts.asset, grade, sites),
         *_copies(facts, grade, sites),
         *_retention(facts.asset, grade, sites),
+        *_released(facts, grade, now_us),
         *_acknowledged(facts, grade, sites),
         *_capture(facts, grade, now_us, grace_s),
         *_drill(facts, grade, sites, drills, now_us),
@@ -163,6 +165,17 @@ def _retention(asset: Asset, grade: Grade, sites: Sequence[SiteFacts]) -> list[F
     return [Finding(asset.name, Check.RETENTION, what, todo) for what, todo in found]
 
 
+def _released(facts: AssetFacts, grade: Grade, now_us: int) -> list[Finding]:
+    """Points that were released although the grade demands that they can be restored: it was another one then."""
+    since_us = facts.kept_since_us
+    if since_us is None or since_us <= now_us - grade.retention_us:
+        return []
+    until = render.moment(format_time(since_us + grade.retention_us))
+    what = f"points before {render.moment(format_time(since_us))} were released; grade {grade.level} demands"
+    todo = f"nothing brings them back; it is as demanded again from {until} on, or amend the grade"
+    return [Finding(facts.asset.name, Check.RETENTION, f"{what} {_days(grade.retention_days)}", todo)]
+
+
 def _days(count: int) -> str:
     return render.count(count, "day", "days")
 
@@ -191,6 +204,15 @@ def _acknowledged(facts: AssetFacts, grade: Grade, sites: Sequence[SiteFacts]) -
     return [Finding(facts.asset.name, Check.ACKNOWLEDGED, what, todo)]
 
 
+def overdue(asset: Asset, grade: Grade, seen_us: int, now_us: int) -> str:
+    """How long ago it was last sealed or looked at, where that is too long; '': it is not."""
+    age_s, fresh_s = (now_us - seen_us) / 1_000_000, point_age_max_s(asset, grade)
+    if age_s <= fresh_s:
+        return ""
+    what = f"its last consistent point, or look that found nothing new, is {render.duration(age_s)} old"
+    return f"{what} (at most {render.duration(fresh_s)})"
+
+
 def _capture(facts: AssetFacts, grade: Grade, now_us: int, grace_s: float) -> list[Finding]:
     asset, found = facts.asset, list[Finding]()
     if asset.problems:
@@ -207,10 +229,7 @@ def _capture(facts: AssetFacts, grade: Grade, now_us: int, grace_s: float) -> li
         if now_us - asset.since_us >= grace_s * 1_000_000:
             found.append(Finding(asset.name, Check.CAPTURE, "it was never captured", todo))
         return found
-    age_s, fresh_s = (now_us - facts.seen_us) / 1_000_000, point_age_max_s(asset, grade)
-    if age_s > fresh_s:
-        what = f"its last consistent point, or look that found nothing new, is {render.duration(age_s)} old"
-        what = f"{what} (at most {render.duration(fresh_s)})"
+    if what := overdue(asset, grade, facts.seen_us, now_us):
         found.append(Finding(asset.name, Check.CAPTURE, what, todo))
     return found
 

@@ -15,6 +15,7 @@ from cli.sites.guarding import Guard, guard_of
 from cli.sites.scrub_alarms import result_of
 from cli.system import SystemClock
 from cli.wiring.ledgers import OpenLedger
+from ledger.alarms import Reading
 from ledger.asset_lag import AssetLagMeter
 from ledger.assets import Asset, Registry
 from ledger.core.acts import SCRUBBED, acts_source
@@ -27,11 +28,12 @@ from ledger.store.base import Selection
 class Examined:
     """Every active asset, and retired ones that have left something at their system, with what was found of it.
 
-    `notes` say what was not looked at to the end.
+    `notes` say what was not looked at to the end; `trust` is what is wrong with the trust service.
     """
 
     assets: Sequence[tuple[Asset, Sequence[Finding]]]
     notes: Sequence[str]
+    trust: Sequence[Reading] = ()
 
     @property
     def findings(self) -> list[Finding]:
@@ -41,11 +43,12 @@ class Examined:
     @property
     def json(self) -> dict[str, object]:
         return {
-            "passed": not self.findings,
+            "passed": not self.findings and not self.trust,
             "assets": [
                 {"name": asset.name, "grade": asset.grade, "findings": [one.json for one in found]}
                 for asset, found in self.assets
             ],
+            "trust": [{"check": one.kind.value, "about": one.about, "what": one.what} for one in self.trust],
             "notes": list(self.notes),
         }
 

@@ -66,6 +66,7 @@ class Host:
     """A host as its directories show it. `homes`: what is named of it, as paths of the host; empty: HOMES.
 
     `own` are directories that are left out wherever they lie: Jinshi's own, which would capture its own captures.
+    `release`: content of all of it that is beyond its retention goes.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Host:
     homes: tuple[str, ...] = ()
     packages: Packages = Packages.AUTO
     own: tuple[Path, ...] = ()
+    release: bool = False
 
 
 def host_assets(host: Host) -> list[Asset]:
@@ -160,7 +162,8 @@ def _output(host: Host, what: str, command: Sequence[str], name: str) -> Asset:
 
 def _asset(host: Host, what: str, kind: str, options: dict[str, JsonValue]) -> Asset:
     name = f"{host.name}-{what}"
-    return Asset(name, kind, asset_source(name), host.grade, host.owner, options, groups=(host.name,))
+    source, groups = asset_source(name), (host.name,)
+    return Asset(name, kind, source, host.grade, host.owner, options, groups=groups, release=host.release)
 
 
 def _in(host: Host, path: str) -> Path:

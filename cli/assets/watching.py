@@ -18,6 +18,7 @@ from ledger.protocols import Clock
 from ledger.sources import Sources
 from ledger.store.base import EntryStore, Selection
 from restore.drill.report import drill_subject
+from restore.retained.acts import Horizon, Horizons, next_point, oldest_point
 
 
 class Watch:
@@ -41,6 +42,8 @@ class Watch:
         self._grace_s = grace_s
         self._newest: dict[Selection, _Newest] = {}
         self._since: dict[tuple[str, int], int] = {}
+        self._horizons = Horizons(entries)
+        self._kept: dict[tuple[str, Horizon], int] = {}
 
     async def look(self, sites: Sequence[SiteFacts], sources: Sources) -> list[tuple[Asset, list[Finding]]]:
         """Every active asset with what is found of it, and what retired ones have left. Raises StoreUnavailable."""
@@ -55,7 +58,7 @@ class Watch:
         last = await self._last(acts_source(self._origin), DRILLED, head)
         drilled = 0 if last is None else last.index + 1
         drills = [drill for site in sites if (drill := await self._drill(site.name, drilled)) is not None]
-        now_us = posix_us(self._clock.now())
+        now_us, horizons = posix_us(self._clock.now()), await self._horizons.now()
         found: list[tuple[Asset, list[Finding]]] = []
         for asset in assets:
             sealed, seen = await self._seen(asset, head)
@@ -66,6 +69,7 @@ class Watch:
                 None if seen is None else event_time_us(seen.entry.recordedtime),
                 {site.name: lags[site.size, asset.name] for site in sites},
                 await self._drills(asset, sites, drilled),
+                await self._kept_since(asset, horizons.get(asset.source), now_us),
             )
             grade = grade_of(asset.grade)
             found.append((asset, findings(facts, grade, sites, drills, now_us, grace_s=self._grace_s)))
@@ -84,6 +88,20 @@ class Watch:
             return None, None
         # A heartbeat before the sealing entry says nothing any more, so that the search for one is short.
         return sealed, await self._last(asset.source, CHECKED, head, start=sealed.index + 1) or sealed
+
+    async def _kept_since(self, asset: Asset, horizon: Horizon | None, now_us: int) -> int | None:
+        """When the point from which on all of an asset is kept was recorded; None: nothing of it was released."""
+        if horizon is None:
+            return None
+        key = asset.source, horizon
+        if key not in self._kept:
+            sealing = KINDS[asset.kind].sealing if asset.kind in KINDS else ""
+            # What an act says of its horizon, and what it has released: the later one counts.
+            points = [await oldest_point(self._entries, asset.source, sealing, horizon)]
+            points.append(await next_point(self._entries, asset.source, sealing, horizon.stop))
+            self._kept = {one: kept for one, kept in self._kept.items() if one[0] != asset.source}
+            self._kept[key] = max(now_us if one is None else one.recorded_us for one in points)
+        return self._kept[key]
 
     async def _drills(self, asset: Asset, sites: Sequence[SiteFacts], head: int) -> list[DrillFacts]:
         """The last drill of the asset from each site; those of a retired asset of its name do not count."""

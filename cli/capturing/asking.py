@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from cli.capturing.captures import Captures, Marked
 from cli.config import Environment
@@ -18,18 +18,21 @@ from cli.serving.messages import Message
 from cli.serving.taking import Asked
 from cli.sites.acknowledging import Ack, Writing
 from cli.wiring.ledgers import WritableLedger
-from ledger.acknowledging import ACK_TIMEOUT_S
+from ledger.acknowledging import ACK_TIMEOUT_S, demanded
 from ledger.assets import Mark
 from ledger.capture.base import Captured
 from ledger.errors import InvalidRequest, LockHeld
 from ledger.tasks import Report
 
+LOCAL: Final = Ack(None, ACK_TIMEOUT_S)
+"""No site has to have it, but those that its source demands."""
+
 
 class Asking(Protocol):
     """What `jinshi capture` and `jinshi mark` ask."""
 
-    async def capture(self, name: str, report: Report) -> Captured:
-        """As `Captures.capture`; what was recorded is published on return."""
+    async def capture(self, name: str, report: Report, ack: Ack = LOCAL) -> Captured:
+        """As `Captures.capture`; what was recorded is published on return, and where `ack` asks for it to be."""
         ...
 
     async def mark(self, name: str, group: str, actor: str, report: Report) -> Marked:
@@ -65,11 +68,14 @@ class _Here:
         self._publishing = asyncio.Lock()
         self._captures = Captures(writable, lambda: passphrase, self._acknowledge)
 
-    async def capture(self, name: str, report: Report) -> Captured:
-        try:
-            return await self._captures.capture(name, report)
-        finally:
-            await self._writing.publish()
+    async def capture(self, name: str, report: Report, ack: Ack = LOCAL) -> Captured:
+        async with self._shipping_ahead(name, ack):
+            try:
+                done = await self._captures.capture(name, report)
+            finally:
+                await self._writing.publish()
+            await self._writing.acknowledge(done.index, (), ack)
+        return done
 
     async def mark(self, name: str, group: str, actor: str, report: Report) -> Marked:
         try:
@@ -84,6 +90,15 @@ class _Here:
         """Release what the captures have shared."""
         self._captures.close()
 
+    @asynccontextmanager
+    async def _shipping_ahead(self, name: str, ack: Ack) -> AsyncIterator[None]:
+        """As `Writing.shipping_ahead`, where the sites are waited for."""
+        if not demanded(self._writing.sealer.sources, await self._captures.sources_of(name), ack.asked):
+            yield
+            return
+        async with self._writing.shipping_ahead():
+            yield
+
     async def _acknowledge(self, index: int, sources: Collection[str]) -> None:
         async with self._publishing:  # captures of a group come here side by side
             await self._writing.acknowledge(index, sources, Ack(None, ACK_TIMEOUT_S))
@@ -96,8 +111,11 @@ class _There:
         self._link = link
         self._root = root
 
-    async def capture(self, name: str, report: Report) -> Captured:
+    async def capture(self, name: str, report: Report, ack: Ack = LOCAL) -> Captured:
         answer = await self._link.ask({"do": "capture", "name": name}, report)
+        if ack.asked is not None:
+            asked = {"asked": str(ack.asked), "sources": [], "timeout_s": ack.timeout_s}
+            await self._link.ask({"do": "acknowledge", "index": answer["index"], **asked})
         return Captured(answer["index"], answer["counts"], tuple(answer["problems"]), answer["repeated"])
 
     async def mark(self, name: str, group: str, actor: str, report: Report) -> Marked:

@@ -131,6 +131,10 @@ class Captures:
         async with minder.turn():
             return await minder.now(report)
 
+    async def sources_of(self, name: str) -> tuple[str, ...]:
+        """What an asset is recorded under. Raises InvalidRequest: there is none of that name."""
+        return (await self._health.assets()).get(name).sources
+
     async def mark(self, name: str, group: str, actor: str, report: Report | None = None) -> Marked:
         """Capture every asset of a group, let none go on before all of them are done, and record the mark.
 

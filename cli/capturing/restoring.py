@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from cli.capturing.copies import Chosen, Where, check_against_others, copies_of, copy_at
 from cli.config import Environment
@@ -24,9 +25,12 @@ from ledger.core.acts import ASSET_RESTORED, acts_source
 from ledger.core.canonical import JsonValue
 from ledger.core.event import Event, format_moment
 from ledger.core.sealing import KEY_SIZE
-from ledger.errors import DiskFull, InvalidRequest, JinshiError, StoreUnavailable, Tampered
+from ledger.errors import ContentReleased, DiskFull, InvalidRequest, JinshiError, StoreUnavailable, Tampered
 from ledger.kinds import check_options, check_secrets, kind_of, nearest, read_options
 from ledger.tasks import Report
+
+_ELSEWHERE: Final = (Tampered, ContentReleased)
+"""What another copy may not suffer from: of what was released, it may have what a lock holds."""
 
 Bars = Callable[[str], Report]
 """Starts a bar for work of that name."""
@@ -91,8 +95,8 @@ async def restore_assets(
     """Restore assets from the best copy. `root`: the ledger, where it is at hand. `say` is told what is decided.
 
     Nothing is written before the whole copy has been held against its checkpoint. An asset whose content turns out to
-    be damaged there is restored from the next best copy. Of several assets, each is restored or named with why it was
-    not.
+    be damaged there, or to have gone as it was released, is restored from the next best copy. Of several assets, each
+    is restored or named with why it was not.
 
     Raises:
         InvalidRequest: there is no such asset, entry, mark or site; the passphrase is wrong; a place is not free.
@@ -107,10 +111,10 @@ async def restore_assets(
                     _check_places(tried, [one.asset for one in proven.assets])
                     for one in proven.assets:
                         before = outcomes.get(one.asset.name)
-                        if before is None or isinstance(before.error, Tampered):
+                        if before is None or isinstance(before.error, _ELSEWHERE):
                             done = await _restored(one, chosen, tried, environment, bars)
                             outcomes[one.asset.name] = replace(done, place=request.place_of(one.asset))
-                damaged = [one for one in outcomes.values() if isinstance(one.error, Tampered)]
+                damaged = [one for one in outcomes.values() if isinstance(one.error, _ELSEWHERE)]
                 if not damaged:
                     break
                 named = ", ".join(f"{one.asset.name} ({one.error})" for one in damaged)
@@ -233,17 +237,19 @@ def _options_of(asset: Asset, request: Request) -> dict[str, JsonValue]:
 async def _restored(one: AssetView, chosen: Chosen, request: Request, environment: Environment, bars: Bars) -> Outcome:
     asset, clock = one.asset, SystemClock()
     place, began = request.place_of(asset), clock.now()
-    what = Restoring(
-        source=asset.source,
-        place=place,
-        only=request.only,
-        replace=request.replace,
-        dry_run=request.dry_run,
-        options=_options_of(asset, request),
-    )
     restored: Restored | None = None
     failed: JinshiError | None = None
     try:
+        what = Restoring(
+            source=asset.source,
+            place=place,
+            only=request.only,
+            replace=request.replace,
+            dry_run=request.dry_run,
+            options=_options_of(asset, request),
+            released=await one.kept.released(),
+            check_kept=one.kept.check,
+        )
         rebuild = drivers_of(asset.kind).rebuild(secrets_of({**asset.secrets, **request.secrets}, environment))
         restored = await rebuild(one.view, what, bars(f"restoring {asset.name}"))
     except JinshiError as error:

@@ -23,6 +23,7 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     "rows": ["rows"],
     "mark": ["mark"],
     "content": ["content"],
+    "content_release": ["content"],
     "record": ["import", "append"],
     "read": ["log", "history", "export"],
     "show": ["show"],
@@ -51,12 +52,14 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     "ca_foreign": ["ca"],
     "ca_ceremony": ["ca"],
     "ca_keys": ["ca"],
+    "ca_strays": ["ca"],
     "cert": ["cert"],
     "cert_status": ["cert"],
     "cert_issue": ["cert"],
     "ra": ["ra"],
     "ra_identity": ["ra"],
     "crl": ["crl"],
+    "crl_away": ["crl"],
     "acme": ["acme"],
 }
 """Each module, in the order of --help, with the commands and groups that it defines or adds to."""
@@ -67,13 +70,17 @@ VALUED: Final = ("--ledger", "--passphrase-file", "--log-format")
 _registered: set[str] = set()
 
 
-def register(app: typer.Typer, command: str | None = None) -> None:
-    """Add to the application what `command` needs, or all there is; nothing twice, however often it is called."""
+def register(app: typer.Typer, command: str | None = None) -> int:
+    """Add to the application what `command` needs, or all there is; nothing twice, however often it is called.
+
+    Returns how many modules have been added so far.
+    """
     wanted = [name for name, commands in MODULES.items() if command in commands]
     for name in wanted or MODULES:
         if name not in _registered:
             _registered.add(name)
             import_module(f"{__name__}.{name}").register(app)
+    return len(_registered)
 
 
 def command_of(arguments: Sequence[str]) -> str | None:

@@ -90,7 +90,9 @@ def new(
     context: typer.Context,
     holder: Annotated[str, typer.Option(metavar="ID", help="Whose its certificates are: organisation:…")],
     authority: Annotated[str, typer.Option(metavar="NAME", help="Which authority issues them.")],
-    name: Annotated[list[str], typer.Option(metavar="DOMAIN", help="It allows itself and all below; again for more.")],
+    name: Annotated[
+        list[str], typer.Option(metavar="DOMAIN|ADDRESS", help="A domain allows itself and all below; again for more.")
+    ],
     profile: Annotated[
         list[str] | None, typer.Option(metavar="PROFILE", help="The first is the default.  [default: tls-server]")
     ] = None,

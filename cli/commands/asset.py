@@ -39,6 +39,7 @@ AMEND_EXAMPLES = """[bold]Examples[/]
 
   jinshi asset amend www --grade 5                          # its source is declared again, with that grade's policy
   jinshi asset amend www --set exclude='*.tmp' --unset every_s --group portal
+  jinshi asset amend www --release                          # content beyond its retention goes: jinshi content release
 """
 PAUSE_EXAMPLES = """[bold]Examples[/]
 
@@ -65,6 +66,12 @@ Secret = Annotated[
     list[str] | None, typer.Option(metavar="FOR=REFERENCE", help="Where a secret is: env:…, file:… or openbao:….")
 ]
 AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Record it though sites are missing for its grade.")]
+Release = Annotated[
+    bool | None,
+    typer.Option(
+        "--release/--no-release", help="Let content beyond its grade's retention go; else it is kept for ever."
+    ),
+]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is recorded.")]
 Json = Annotated[bool, typer.Option("--json", help="Print as one JSON object.")]
 
@@ -85,6 +92,7 @@ def add(
     secret: Secret = None,
     group: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A group it is restored with.")] = None,
     accept_gap: AcceptGap = False,
+    release: Release = None,
     json: Json = False,
 ) -> None:
     """Put a system under protection. Its entries are acknowledged from now on as its grade demands.
@@ -100,6 +108,7 @@ def add(
         read_options(kind_of(kind), options or []),
         _secrets(secret or []),
         tuple(group or ()),
+        release=bool(release),
     )
     session = session_of(context)
     _say(run_async(lambda: registering.add(session, made, accept_gap=accept_gap)), "under protection", json=json)
@@ -155,7 +164,7 @@ def show(context: typer.Context, name: Name, json: Json = False) -> None:
             "acknowledged by": str(one.ack),
             "sites": ", ".join(f"{count} {role}" for role, count in grade.sites.items()),
             "drill": f"every {grade.drill_days} days",
-            "kept for": f"at least {grade.retention_days} days",
+            "kept for": one.kept_for,
             "points since": one.first_point,
             "last point": one.last_point,
             "state": one.state,
@@ -177,10 +186,11 @@ def amend(
     group: Annotated[list[str] | None, typer.Option(metavar="NAME", help="The groups, all of them.")] = None,
     no_group: Annotated[bool, typer.Option("--no-group", help="It is in no group any more.")] = False,
     accept_gap: AcceptGap = False,
+    release: Release = None,
     json: Json = False,
 ) -> None:
     """Change how an asset is registered; what is not named stays as it is. A list is given whole."""
-    given = (grade, owner, options, unset, secret, group)
+    given = (grade, owner, options, unset, secret, group, release)
     if not (any(one is not None for one in given) or no_group):
         raise InvalidRequest("nothing is to be changed", hint="see jinshi asset amend --help")
 
@@ -197,6 +207,7 @@ def amend(
             options={**kept, **read_options(kind_of(asset.kind), options or [])},
             secrets={**asset.secrets, **_secrets(secret or [])},
             groups=() if no_group else tuple(group or asset.groups),
+            release=asset.release if release is None else release,
         )
 
     session = session_of(context)

@@ -13,7 +13,7 @@ from cli.assets import registering
 from cli.assets.doctor import own_directories
 from cli.assets.hosts import HOMES, Host, Packages, host_assets
 from cli.assets.registering import Registered
-from cli.commands.asset import AcceptGap, Json, asset_app
+from cli.commands.asset import AcceptGap, Json, Release, asset_app
 from cli.display import render
 from cli.session import Session, run_async, session_of
 from cli.wiring.ledgers import open_ledger
@@ -44,6 +44,7 @@ def add_host(
     ] = None,
     packages: Annotated[Packages, typer.Option(help="Whose packages are listed.")] = Packages.AUTO,
     accept_gap: AcceptGap = False,
+    release: Release = None,
     json: Json = False,
 ) -> None:
     """Put a host under protection: its configuration, boot files, data, packages and units, each an asset of one group.
@@ -53,7 +54,8 @@ def add_host(
     """
     session = session_of(context)
     homes = tuple(dict.fromkeys(home or ()))
-    done = run_async(lambda: _add(session, Host(name, grade, owner, root.absolute(), homes, packages), accept_gap))
+    host = Host(name, grade, owner, root.absolute(), homes, packages, release=bool(release))
+    done = run_async(lambda: _add(session, host, accept_gap))
     if json:
         render.print_json(
             {

@@ -16,6 +16,7 @@ from ledger.capture.files.names import path_of, shown
 from ledger.capture.files.point import tree_at
 from ledger.core.canonical import JsonValue
 from ledger.core.event import format_time
+from ledger.core.indexes import Indexes
 from ledger.errors import InvalidRequest
 
 EXAMPLES = """[bold]Examples[/]
@@ -67,15 +68,28 @@ async def _browse(session: Session, name: str, path: str, at: str | None, json: 
             item = point.tree.find(path_of(path))
             if item is None:
                 raise InvalidRequest(f"{name} had no {path!r} then", hint=f"look around with: jinshi browse {name}")
+            released, gone = await found.kept.released(), Indexes()
             items = point.tree.children(item.path) if item.record.kind is Kind.DIRECTORY else iter([item])
+            items = _noting(items, released, gone)
             if json:
                 for one in items:
                     render.print_json(_as_json(one))
             else:
                 render.table(("MODE", "OWNER", "SIZE", "CHANGED", "ENTRY", "NAME"), map(_cells, items))
+            if gone:
+                said = await found.kept.gone(min(gone))
+                render.note(render.one_line(f"{said.what}, and {len(gone) - 1:,} more of these; {said.hint}"))
             problems = point.seal.problems_count
     if problems:
         render.note(f"{render.count(problems, 'path')} could not be read when entry {point.index} sealed the tree")
+
+
+def _noting(items: Iterator[Item], released: Indexes, gone: Indexes) -> Iterator[Item]:
+    """The same, those of which the content was released noted."""
+    for item in items:
+        if item.kind is Kind.FILE and item.place in released:
+            gone.add(item.place)
+        yield item
 
 
 def check_is_tree(asset: Asset) -> None:

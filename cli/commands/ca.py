@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.display import render
-from cli.files import write_file
+from cli.output import put
 from cli.session import Session, run_async, session_of
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ EXPORT_EXAMPLES = """[bold]Examples[/]
   jinshi ca export root > root.pem
   jinshi ca export issuing --chain -o chain.pem
   jinshi ca export root --key 1 -o root-1.pem      # an earlier key's
+  jinshi ca export issuing -o - | openssl x509 -noout -text
 """
 ROLLOVER_EXAMPLES = """[bold]Examples[/]
 
@@ -310,11 +311,7 @@ def export(
     """Write an authority's certificate in PEM."""
     session = session_of(context)
     data = run_async(lambda: _export(session, name, chain, key, every))
-    if output is None:
-        render.say(data.decode().rstrip())
-    else:
-        write_file(output, data)
-        render.say(f"{output} is written")
+    put(output, data, f"{output} is written")
 
 
 async def _export(session: Session, name: str, chain: bool, key: int | None, every: bool) -> bytes:
@@ -354,8 +351,8 @@ def rollover(
     """
     session = session_of(context)
     if request is not None:
-        write_file(request, run_async(lambda: _next_request(session, name, algorithm, at)))
-        render.say(f"{request} is written; its certificate comes back with: jinshi ca take-in {name} FILE")
+        said = f"{request} is written; its certificate comes back with: jinshi ca take-in {name} FILE"
+        put(request, run_async(lambda: _next_request(session, name, algorithm, at)), said)
         return
     count = run_async(lambda: _rollover(session, name, algorithm, days, at))
     render.say(f"{name} issues with a new key; {render.count(count, 'certificate')} made")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cli.trust.authorities import AuthorityDesk
     from pki.ceremony.running import CeremonyRun, Done, Planned
     from pki.ceremony.shares import KeyShare, Sharing
+    from pki.ceremony.status import PlannedList, PlannedResponder, PlannedRevocation
 
 PLAN_EXAMPLES = """[bold]Examples[/]
 
@@ -27,6 +28,7 @@ RUN_EXAMPLES = """[bold]Examples[/]
 
   jinshi ca ceremony run root-2027.yaml --shares-to /media/shares --out signed      # makes a root
   jinshi ca ceremony run city-2027.yaml --share zhang.share --share li.share --out signed
+  jinshi ca ceremony run lists-2028.yaml --share zhang.share --share wang.share --out signed   # revokes; the next CRL
 """
 SHOW_EXAMPLES = """[bold]Examples[/]
 
@@ -37,6 +39,9 @@ LIST_EXAMPLES = """[bold]Examples[/]
 
   jinshi ca ceremony list
 """
+
+LISTED_MAX = 100
+"""Entries of a planned list that are shown."""
 
 ceremony_app = typer.Typer(help="Key ceremonies as code: plan, run, show, list.", no_args_is_help=True)
 
@@ -68,7 +73,11 @@ async def _plan(session: Session, file: Path) -> tuple[dict[str, str], list[dict
         run = _ceremony(desk, file)
         await desk.permit("ceremony.prepare", run.script.name, "ceremony", signs=run.script.authority)
         said = {"name": run.script.name, "title": run.script.title, "digest": run.script.digest}
-        return said, [_facts(one) for one in await run.plan()]
+        plan = await run.plan()
+        facts = [_facts(one) for one in plan.certificates]
+        facts += [_revocation_facts(one) for one in plan.revocations]
+        facts += [] if plan.responder is None else [_responder_facts(plan.responder)]
+        return said, facts + [_list_facts(one) for one in plan.lists]
 
 
 def _facts(planned: Planned) -> dict[str, str]:
@@ -95,6 +104,38 @@ def _facts(planned: Planned) -> dict[str, str]:
     return facts
 
 
+def _revocation_facts(planned: PlannedRevocation) -> dict[str, str]:
+    asked = planned.asked
+    return {
+        "revokes": asked.serial,
+        "subject": planned.subject,
+        "reason": asked.reason,
+        "not to be relied on since": render.moment(format_seconds(asked.since)) if asked.since else "-",
+        "now": planned.state,
+    }
+
+
+def _responder_facts(planned: PlannedResponder) -> dict[str, str]:
+    return {
+        "signs": "OCSP responder",
+        "subject": planned.subject,
+        "holds": render.count(planned.days, "day"),
+        "request": f"sha256 {planned.request}",
+        "key": f"sha256 {planned.key}",
+    }
+
+
+def _list_facts(planned: PlannedList) -> dict[str, str]:
+    begins, ends = (render.moment(format_seconds(one)) for one in (planned.this_update, planned.next_update))
+    named = [f"{one.serial} {one.reason}" for one in planned.entries[:LISTED_MAX]]
+    more = len(planned.entries) - len(named)
+    return {
+        "signs": f"list {planned.number} of {planned.series}",
+        "holds": f"{begins} to {ends}",
+        "names": "; ".join([*named, *([f"and {more:,} more"] if more else [])]) or "nobody",
+    }
+
+
 @ceremony_app.command(epilog=RUN_EXAMPLES)
 def run(
     context: typer.Context,
@@ -106,7 +147,9 @@ def run(
     share: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A custodian's share; can be repeated.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where what was signed goes, in PEM.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where what was signed goes: PEM; lists in DER.")
+    ] = None,
 ) -> None:
     """Do what the file says; every step is recorded.
 
@@ -126,6 +169,13 @@ def run(
             out.mkdir(exist_ok=True)
             write_file(out / f"{done.ceremony.name}-{number}.pem", pem([certificate]))
         render.say(f"signed {subject_line(certificate.subject)}{place}")
+    for one in done.lists:
+        if out is not None:
+            out.mkdir(exist_ok=True)
+            write_file(out / f"{one.series}-{one.number}.crl", one.der)
+        place = "" if out is None else f": {out / f'{one.series}-{one.number}.crl'}"
+        until = render.moment(format_seconds(one.next_update))
+        render.say(f"signed list {one.number} of {one.series}, which holds until {until}{place}")
     render.say(f"the ceremony {done.ceremony.name} has ended; see: jinshi ca ceremony show {done.ceremony.name}")
 
 
@@ -153,7 +203,7 @@ def _ceremony(desk: AuthorityDesk, file: Path) -> CeremonyRun:
     from pki.ceremony.script import parse_script
 
     data = read_file(file, "the ceremony's file")
-    names = [one.request for one in parse_script(data).signatures]
+    names = parse_script(data).requests
     return ceremony_of(desk, data, {name: read_file(file.parent / name, "the request") for name in names})
 
 

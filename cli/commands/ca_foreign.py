@@ -21,7 +21,8 @@ from cli.commands.ca import (
     ca_app,
 )
 from cli.display import render
-from cli.files import read_file, write_file
+from cli.files import read_file
+from cli.output import put
 from cli.session import Session, run_async, session_of
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ def request(
 
     session = session_of(context)
     asked = Asked(subject, algorithm, 0, None, [], [], [])
-    write_file(output, run_async(lambda: _request(session, name, parent, asked, at, status_url)))
-    render.say(f"{output} is written; its certificate comes back with: jinshi ca take-in {name} FILE")
+    said = f"{output} is written; its certificate comes back with: jinshi ca take-in {name} FILE"
+    put(output, run_async(lambda: _request(session, name, parent, asked, at, status_url)), said)
 
 
 async def _request(session: Session, name: str, parent: str, asked: Asked, at: str, status_url: str) -> bytes:
@@ -126,8 +127,7 @@ def cross_certify(
     session = session_of(context)
     data = read_file(file, "the request")
     asked = Asked("CN=theirs", "P-256", days, path_length, permit or [], exclude or [], policy or [], cps)
-    write_file(output, run_async(lambda: _cross_certify(session, issuer, data, asked)))
-    render.say(f"{output} is written")
+    put(output, run_async(lambda: _cross_certify(session, issuer, data, asked)), f"{output} is written")
 
 
 async def _cross_certify(session: Session, issuer: str, data: bytes, asked: Asked) -> bytes:

@@ -51,6 +51,7 @@ async def _cat(session: Session, name: str, path: str, at: str | None) -> None:
                 f"{name} had no file {path!r} then" if item is None else f"{path} is a {item.record.kind}, not a file",
                 hint=f"look around with: jinshi browse {name}",
             )
+        await found.kept.check([item.place])
         async for part in read_content(found.view, item.record):
             sys.stdout.buffer.write(part)
         sys.stdout.buffer.flush()

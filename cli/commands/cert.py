@@ -10,7 +10,9 @@ import typer
 
 from cli.display import render
 from cli.files import read_file, write_file
+from cli.output import STDOUT, put
 from cli.session import Session, run_async, session_of
+from ledger.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cli.trust.opening import Trust
@@ -135,6 +137,8 @@ def export(
 ) -> None:
     """Write a certificate, PEM; with --receipt, the proofs that it was intended and issued in the log."""
     session = session_of(context)
+    if receipt and output == STDOUT:
+        raise InvalidRequest("receipts are files beside the certificate's", hint="name that: --output FILE")
     run_async(lambda: _export(session, which, output, authority, chain=chain, receipt=receipt))
 
 
@@ -160,8 +164,8 @@ async def _export(
         write_file(beside.with_name(beside.name + ".entry"), entry)
         write_file(beside, proof)
         render.say(f"{beside}: the receipt of entry {places[name]}, with the entry beside it")
-    write_file(file, pem(*found).encode())
-    render.say(f"{file}: {render.count(len(found), 'certificate')}")
+    place = STDOUT if output == STDOUT else file
+    put(place, pem(*found).encode(), f"{file}: {render.count(len(found), 'certificate')}")
     if not accepted:
         render.warn(
             "no site has cosigned these entries yet: the trust policy does not accept the receipts; "

@@ -136,12 +136,13 @@ def _show(found: Survey, *, json: bool) -> None:
                 "bytes": found.size_bytes,
                 "free": found.free,
                 "free_bytes": found.free_bytes,
+                "free_released": found.released,
                 "free_erased": found.erased,
                 "condemned": found.condemned,
             }
         )
         return
-    never = found.free - found.erased
+    never = found.free - found.released - found.erased
     render.facts(
         {
             "packs": f"{found.packs:,}",
@@ -149,6 +150,7 @@ def _show(found: Survey, *, json: bool) -> None:
             "bytes": f"{found.size_bytes:,}",
             "to be removed": f"{found.free:,} ({found.free_bytes:,} bytes)",
             "as no entry refers to them": f"{never:,}",
+            "as their entries are released": f"{found.released:,}",
             "as their entries are erased": f"{found.erased:,}",
             "condemned": f"{found.condemned:,}",
         }

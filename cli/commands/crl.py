@@ -11,7 +11,7 @@ import typer
 
 from cli.commands.roles import run_server, say_ready
 from cli.display import render
-from cli.files import write_file
+from cli.output import STDOUT, put
 from cli.session import Session, run_async, session_of
 from ledger.core.event import format_seconds
 from ledger.errors import CheckFailed, InvalidRequest
@@ -70,7 +70,7 @@ Key: TypeAlias = Annotated[
     int, typer.Option("--key", min=0, metavar="N", help="Which of its keys.  [default: the current one]")
 ]
 Shard: TypeAlias = Annotated[int, typer.Option(min=0, metavar="N", help="Which shard of its certificates.")]
-Out: TypeAlias = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the list there, DER.")]
+Out: TypeAlias = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the list there, DER; - for stdout.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -97,12 +97,16 @@ def issue(
     """
     row, data = run_async(lambda: _issue(session_of(context), authority, key, shard, delta=delta))
     if out is not None:
-        write_file(out, data)
+        put(out, data)
+    if out == STDOUT:
+        return
     if json:
         render.print_json({**_json(row), "size": len(data)})
         return
     what = "delta" if row.base else "list"
-    render.say(f"{what} {row.number} of {row.series}: {render.size(len(data))}, holds until {_time(row.next_update)}")
+    render.say(
+        f"{what} {row.number} of {row.series}: {render.size(len(data))}, holds until {moment_of(row.next_update)}"
+    )
 
 
 async def _issue(session: Session, authority: str, key: int, shard: int, *, delta: bool) -> tuple[CrlRow, bytes]:
@@ -110,7 +114,7 @@ async def _issue(session: Session, authority: str, key: int, shard: int, *, delt
 
     async with open_status(session) as desk:
         permit = await desk.permit("crl.issue", "authority", authority)
-        issuer = _issuer(desk, authority, key)
+        issuer = issuer_named(desk, authority, key)
         return await desk.services.lists.issue(issuer, shard, permit=permit, delta=delta)
 
 
@@ -128,7 +132,13 @@ def list_(
             render.print_json(_json(row))
         return
     table = [
-        (row.series, "delta" if row.base else "full", str(row.number), _time(row.this_update), _time(row.next_update))
+        (
+            row.series,
+            "delta" if row.base else "full",
+            str(row.number),
+            moment_of(row.this_update),
+            moment_of(row.next_update),
+        )
         for row in rows
     ]
     render.table(("SERIES", "KIND", "NUMBER", "SAYS WHAT WAS AT", "HOLDS UNTIL"), table)
@@ -169,7 +179,9 @@ def show(
 
     count = len(x509.load_der_x509_crl(data))
     if out is not None:
-        write_file(out, data)
+        put(out, data)
+    if out == STDOUT:
+        return
     if json:
         render.print_json({**_json(row), "size": len(data), "entries": count})
         return
@@ -178,8 +190,8 @@ def show(
             "series": row.series,
             "number": str(row.number),
             "kind": f"delta to {row.base}" if row.base else "full",
-            "says what was at": f"{_time(row.this_update)} (entry {row.at:,} of the log)",
-            "holds until": _time(row.next_update),
+            "says what was at": f"{moment_of(row.this_update)} (entry {row.at:,} of the log)",
+            "holds until": moment_of(row.next_update),
             "entries": f"{count:,}",
             "size": render.size(len(data)),
             "sha-256": row.sha256,
@@ -191,7 +203,7 @@ async def _show(session: Session, authority: str, key: int, shard: int, number: 
     from cli.trust.status import open_status
 
     async with open_status(session) as desk:
-        index, issuer = desk.trust.index, _issuer(desk, authority, key)
+        index, issuer = desk.trust.index, issuer_named(desk, authority, key)
         series = (issuer.authority, issuer.generation, shard)
         rows = index.crls.of_series(index.database, *series)
         wanted = (row for row in rows if row.sha256 and (row.number == number if number else not row.base))
@@ -233,7 +245,7 @@ def _standing_row(one: dict[str, object]) -> tuple[str, ...]:
     waiting = f"{one['waiting']:,}" + (f" ({render.duration(int(str(one['waiting_s'])))})" if one["waiting"] else "")
     return (
         *(str(one["series"]), str(one["number"] or "-")),
-        *(_time(int(str(one[name]))) for name in ("issued_at", "next_update")),
+        *(moment_of(int(str(one[name]))) for name in ("issued_at", "next_update")),
         *(waiting, "-" if one["took_s"] is None else render.duration(int(str(one["took_s"])))),
         "late" if one["late"] else "",
     )
@@ -358,7 +370,8 @@ def serve(
 # -- shared --
 
 
-def _issuer(desk: StatusDesk, authority: str, key: int) -> StatusIssuer:
+def issuer_named(desk: StatusDesk, authority: str, key: int) -> StatusIssuer:
+    """A key of an authority; 0: the current one. Raises InvalidRequest, Conflict."""
     from pki.aggregates.authority import Authority
     from pki.status.issuers import issuer_in
 
@@ -393,5 +406,6 @@ def _json(row: CrlRow) -> dict[str, object]:
     }
 
 
-def _time(posix_s: int) -> str:
+def moment_of(posix_s: int) -> str:
+    """As tables show it."""
     return render.moment(format_seconds(posix_s)) if posix_s else "-"

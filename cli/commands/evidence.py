@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.display import render
-from cli.files import write_file
+from cli.output import put
 from cli.session import Session, run_async, session_of
 from cli.wiring.ledgers import open_ledger
 from ledger.capture.describe import describe
@@ -50,8 +50,8 @@ def evidence(
     if open_:
         session.passphrase()
     made, lacking = run_async(lambda: _evidence(session, subject, source, open_))
-    write_file(output.absolute(), pack_evidence(made))
-    render.say(f"{output}: {render.count(len(made.entries), 'entry')} of {made.source}, each with its receipt")
+    said = f"{output}: {render.count(len(made.entries), 'entry')} of {made.source}, each with its receipt"
+    put(output, pack_evidence(made), said)
     if any(one.opened is not None for one in made.entries):
         render.warn("it holds in the clear what is sealed in the ledger: hand it on with care")
     if lacking:

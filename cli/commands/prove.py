@@ -9,10 +9,12 @@ import typer
 
 from cli.display import render
 from cli.files import write_file
+from cli.output import STDOUT
 from cli.session import Session, run_async, session_of
 from cli.wiring.ledgers import open_ledger
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.core.proof import EXTENSION, format_receipt
+from ledger.errors import InvalidRequest
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -38,6 +40,8 @@ def prove(
     The receipt is against the newest checkpoint that a site has cosigned as the trust policy demands.
     """
     session = session_of(context)
+    if output == STDOUT:
+        raise InvalidRequest("a receipt and its entry are two files", hint="name the receipt's: --output FILE")
     file = (output or Path(f"{index}{EXTENSION}")).absolute()
     against, lacking = run_async(lambda: _prove(session, index, file))
     render.say(f"{file}: the receipt, against a tree of {render.count(against.checkpoint.size, 'entry')}")

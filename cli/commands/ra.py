@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from cli.display import render
-from cli.files import read_file, write_file
+from cli.files import read_file
+from cli.output import STDOUT, put
 from cli.session import Session, run_async, session_of
 from ledger.errors import CheckFailed, InvalidRequest
 
@@ -269,13 +270,12 @@ def show(context: typer.Context, request: Request, json: Json = False) -> None:
 
 async def _show(session: Session, request: str) -> dict[str, Any]:
     from cli.trust.registering import open_registration
-    from pki.aggregates.request import CertificateRequest
     from pki.http.forms import request_json
 
     async with open_registration(session) as desk:
         await desk.may("request.show", request)
         found = request_json(await desk.services.registration.find(request))
-        recorded = await desk.trust.journal.load(CertificateRequest, CertificateRequest.create_id(request))
+        recorded = await desk.services.registration.load(request)
         found["approved_by"] = [str(one["officer"]) for one in recorded.approvals]
         return found
 
@@ -296,10 +296,11 @@ def bulk(
     Interrupted, it is run again: what was asked for is not asked for twice.
     """
     session = session_of(context)
-    file = (output or table.with_name(f"{table.name}.outcomes.csv")).absolute()
+    file = output or table.with_name(f"{table.name}.outcomes.csv")
     text = read_file(table, "the table", size_max=TABLE_SIZE_MAX).decode("utf-8-sig", "replace")
     counts = run_async(lambda: _bulk(session, table, text, batch or table.name[:40], file))
-    render.say(f"{file}: " + ", ".join(f"{number} {state}" for state, number in sorted(counts.items())))
+    say = render.note if output == STDOUT else render.say
+    say(f"{file}: " + ", ".join(f"{number} {state}" for state, number in sorted(counts.items())))
     if failed := counts.get("refused", 0) + counts.get("invalid", 0):
         raise CheckFailed(f"{render.count(failed, 'row')} led to no request", hint=f"see {file}")
 
@@ -319,7 +320,7 @@ async def _bulk(session: Session, table: Path, text: str, batch: str, file: Path
                 writer.writerow(outcome.row())
                 counts[outcome.state] = counts.get(outcome.state, 0) + 1
     finally:
-        write_file(file, out.getvalue().encode())  # what was reached is told, however it ends
+        put(file, out.getvalue().encode())  # what was reached is told, however it ends
     return counts
 
 

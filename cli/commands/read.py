@@ -14,13 +14,14 @@ from typing import Annotated
 import typer
 
 from cli.display import render
-from cli.files import write_file
 from cli.moments import AT_HELP, MOMENT, find_size, size_at
+from cli.output import goes_to_stdout, put
 from cli.session import Session, run_async, session_of
 from cli.wiring.ledgers import OpenLedger, open_ledger
 from cli.wiring.sealing import Passphrase
 from ledger.capture.describe import Change, Description, describe
 from ledger.capture.exporter import Exported, export_register
+from ledger.content.released import read_released
 from ledger.core.canonical import JsonValue, is_canonical, parse_json
 from ledger.core.encoding import encode_base64
 from ledger.core.event import event_time_us
@@ -263,21 +264,23 @@ async def _history(session: Session, what: Selection, at: str | None, json: bool
     count = 0
     async with open_ledger(session.ledger, session.environment) as ledger:
         opener = await ledger.opener(session.passphrase)
-        what = await as_of(ledger, what, at)
+        what, released = await as_of(ledger, what, at), await read_released(ledger.searched)
         async for _, one in _opened(opener, ledger.reader, await opener.selections(what)):
-            _show_change(one, json, first=count == 0)
+            gone = (one.entry.event.source, one.index) in released
+            _show_change(one, json, first=count == 0, released=gone)
             count += 1
     return count
 
 
-def _show_change(one: Opened, json: bool, *, first: bool) -> None:
+def _show_change(one: Opened, json: bool, *, first: bool, released: bool) -> None:
     entry = one.entry
     seen = Description(entry.event.type, None, ()) if one.closed else describe(entry.event)
     if json:
         changes = [{"field": change.field, "old": change.old, "new": change.new} for change in seen.changes]
         about = {"index": one.index, "what": seen.what, "edition": seen.edition, "changes": changes}
         who = {"time": entry.event.time, "recordedtime": entry.recordedtime, "actor": entry.actor}
-        closed = {"closed": one.closed.value} if one.closed else {}
+        closed: dict[str, JsonValue] = {"closed": one.closed.value} if one.closed else {}
+        closed |= {"released": True} if released else {}
         diff = {"diff": seen.diff} if seen.diff else {}
         where = {"source": entry.event.source, "subject": entry.event.subject}
         render.print_json({**about, **who, **where, **closed, **diff})
@@ -286,7 +289,8 @@ def _show_change(one: Opened, json: bool, *, first: bool) -> None:
         render.say()
     edition = f" in edition {seen.edition}" if seen.edition else ""
     render.say(render.one_line(f"{render.moment(entry.event.time or '')}  {seen.what}{edition}"), style="bold")
-    render.say(render.one_line(f"  entry {one.index} of {entry.event.source}, recorded by {entry.actor}"))
+    gone = "; its content was released" if released else ""
+    render.say(render.one_line(f"  entry {one.index} of {entry.event.source}, recorded by {entry.actor}{gone}"))
     for change in seen.changes:
         render.say(render.one_line(f"    {_change(change)}"))
     for line in seen.diff.splitlines():
@@ -314,15 +318,13 @@ def export(
     """Write a register as it stood then: at an edition, byte for byte the file that was imported."""
     session = session_of(context)
     done = run_async(lambda: _export(session, source, at))
-    if output is None:
-        sys.stdout.buffer.write(done.data)
-        sys.stdout.buffer.flush()
-    else:
-        write_file(output.absolute(), done.data)
+    put(output, done.data)
     exactly = f"edition {done.edition}, byte for byte" if done.edition else f"after edition {done.after}"
     if done.erased:
         exactly += f", without {render.count(done.erased, 'erased record')}"
-    render.note(f"{render.count(done.count, 'record')}: {exactly}" + (f", in {output}" if output else ""))
+    render.note(
+        f"{render.count(done.count, 'record')}: {exactly}" + ("" if goes_to_stdout(output) else f", in {output}")
+    )
 
 
 async def _export(session: Session, source: str, at: str | None) -> Exported:

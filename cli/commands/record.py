@@ -23,8 +23,9 @@ from ledger.acknowledging import ACK_TIMEOUT_S, ACK_TIMEOUT_S_MAX
 from ledger.capture.cloudevents import LINE_SIZE_MAX, Appended, append_lines
 from ledger.capture.importer import EDITION_SIZE_MAX, Imported, Request, import_edition
 from ledger.core.acknowledgement import parse_ack
+from ledger.core.acts import is_act
 from ledger.core.event import Event
-from ledger.errors import MalformedEvent, StoreUnavailable
+from ledger.errors import InvalidRequest, MalformedEvent, StoreUnavailable
 from ledger.sequencer import Recorded
 
 READ_SIZE = 1 << 20
@@ -165,6 +166,8 @@ class _Acknowledged:
         self, events: Sequence[Event], *, actor: str, expected_version: int | None = None
     ) -> list[Recorded]:
         sources = {event.source for event in events}
+        for source in filter(is_act, sources):  # a file from elsewhere must not erase, retire or release anything here
+            raise InvalidRequest(f"{source[:120]} is for the ledger's own acts", hint="use the jinshi command for them")
         check_ack(self.recorder.sealer, sources, self.ack)
         places = await self.recorder.sequencer.append(events, actor=actor, expected_version=expected_version)
         if places:

@@ -11,7 +11,7 @@ from cli.display import render
 from cli.session import Session, run_async, session_of
 from cli.wiring.views import open_view
 from ledger.capture.postgres.messages import Actor
-from ledger.capture.postgres.rows import RowChange, row_history
+from ledger.capture.postgres.rows import RELEASED, RowChange, row_history
 from ledger.capture.postgres.state import newest_seals
 from ledger.core.canonical import JsonValue
 from ledger.errors import InvalidRequest
@@ -64,7 +64,8 @@ async def _rows(
                 hint="name one with --database" if known else "capture it first: jinshi capture",
             )
         steps: list[RowChange] = []
-        async for step in row_history(found.view, found.asset.source, database or known[0], table, key):
+        released = await found.kept.released()
+        async for step in row_history(found.view, found.asset.source, database or known[0], table, key, released):
             if json:
                 render.print_json(_as_json(step))
                 continue
@@ -95,6 +96,8 @@ def _who(actor: Actor | None) -> str:
 
 
 def _change(step: RowChange) -> str:
+    if step.op == RELEASED:
+        return "beyond its retention: not known any more"
     old, new = step.old or {}, step.new or {}
     if not old or not new:
         return ", ".join(f"{name}={_value(value)}" for name, value in (old or new).items())

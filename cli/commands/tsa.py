@@ -37,6 +37,15 @@ RENEW_EXAMPLES = """[bold]Examples[/]
 
   jinshi tsa renew city --by issuing                  # a new key with a new certificate
 """
+AMEND_EXAMPLES = """[bold]Examples[/]
+
+  jinshi tsa amend city --accuracy-ms 500
+  jinshi tsa amend city --policy 1.3.6.1.4.1.99999.3.2
+"""
+RETIRE_EXAMPLES = """[bold]Examples[/]
+
+  jinshi tsa retire city
+"""
 SHOW_EXAMPLES = """[bold]Examples[/]
 
   jinshi tsa show
@@ -92,6 +101,32 @@ def init(
 def renew(context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")], by: By) -> None:
     """Give it a new key and certificate; what was stamped before stays as it is."""
     _show(_do(session_of(context), lambda one: one.tsas.renew(one.offices.trust.caller, name, by=by)))
+
+
+@tsa_app.command(epilog=AMEND_EXAMPLES)
+def amend(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    policy: Annotated[
+        str | None, typer.Option(metavar="OID", help="The policy that every time stamp names from now on.")
+    ] = None,
+    accuracy_ms: Annotated[
+        int | None, typer.Option(metavar="MS", help="How far its clock may be from UTC; 0 claims nothing.")
+    ] = None,
+) -> None:
+    """Have it stamp otherwise from now on; a running server does so within a second."""
+    said = {"policy": policy, "accuracy_ms": accuracy_ms}
+    changes = {key: value for key, value in said.items() if value is not None}
+    if not changes:
+        raise InvalidRequest("nothing is to be changed", hint="give --policy, or --accuracy-ms")
+    _show(_do(session_of(context), lambda one: one.tsas.amend(one.offices.trust.caller, name, changes)))
+
+
+@tsa_app.command(epilog=RETIRE_EXAMPLES)
+def retire(context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Let it stamp nothing more; what it stamped can still be verified, and stays in the log."""
+    _do(session_of(context), lambda one: one.tsas.retire(one.offices.trust.caller, name))
+    render.say(f"{name} stamps nothing more")
 
 
 @tsa_app.command(epilog=SHOW_EXAMPLES)

@@ -10,7 +10,7 @@ import typer
 
 from cli.commands.roles import ClientCa, TlsCert, TlsKey, TrustOption, run_server, say_ready, tls_files
 from cli.display import render
-from cli.files import write_file
+from cli.output import STDOUT, put
 from cli.session import Session, run_async, session_of
 from cli.wiring.ledgers import create_witness_key, open_ledger
 from ledger.core.event import format_time
@@ -186,6 +186,6 @@ async def _submit(session: Session, url: str, vkey: str, output: Path | None) ->
         witnessed = await submit(ledger.reader, await ledger.reader.published(), WitnessAt(url, key))
     when = format_time(witnessed.cosignature.timestamp_s * 1_000_000)
     count = render.count(witnessed.opened.checkpoint.size, "entry")
-    render.say(f"{key.name} cosigned {count} at {when}")
+    (render.note if output == STDOUT else render.say)(f"{key.name} cosigned {count} at {when}")
     if output is not None:
-        write_file(output, format_note(witnessed.opened.note))
+        put(output, format_note(witnessed.opened.note))

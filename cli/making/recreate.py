@@ -28,6 +28,8 @@ from cli.wiring.ledgers import create_log_key, import_log_key, load_log_key, loa
 from cli.wiring.places import open_place
 from cli.wiring.sealing import OPENBAO, kek_file, make_kek, new_kek
 from cli.wiring.stores import begun_store, forget_claim, make_store, settle_store
+from ledger.content.references import Gone
+from ledger.content.released import read_released
 from ledger.core.canonical import JsonValue
 from ledger.core.checkpoint import origin_prefix
 from ledger.core.entry import decode_entry
@@ -282,7 +284,8 @@ async def _install(
 ) -> Installed:
     kek = make_kek(settings.kek, staged, lambda: request.passphrase, environment) if settings.kek else None
     custodians = request.custodians
-    await fetch_content(copy, published, (await read_erasures(store)).erased)
+    gone = Gone((await read_erasures(store)).erased, await read_released(store))
+    await fetch_content(copy, published, gone)
     return await install_keys(copy.objects, store, published, kek, custodians.private if custodians else None)
 
 

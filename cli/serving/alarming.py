@@ -16,10 +16,11 @@ from cli.display.logs import get_logger
 from cli.display.render import duration
 from cli.serving.covering import Covering, unchanged
 from cli.serving.guarding import Guards
-from cli.serving.trust_watching import TRUST_KINDS, TrustWatch
+from cli.serving.trust_watching import TrustWatch
 from cli.serving.webhook import Webhook
 from cli.sites.scrub_alarms import ScrubAlarms
 from cli.system import SystemClock
+from cli.trust.health import TRUST_KINDS, quorum_readings
 from cli.wiring.ledgers import WritableLedger
 from ledger.acknowledging import Standing
 from ledger.alarms import AlarmKind, Key, Reading, changes, cleared_event, raised_event, read_alarms
@@ -46,6 +47,7 @@ class AlarmSettings:
     webhook: str | None = None
     offline: frozenset[str] = frozenset()
     """The sites that no line leads to."""
+    look_every_s: float = LOOK_EVERY_S
 
 
 class Alarming:
@@ -89,7 +91,7 @@ class Alarming:
         try:
             while True:
                 await self.look()
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(self._settings.look_every_s)
         finally:
             await self._covering.close()
             await self._guards.close()
@@ -163,8 +165,20 @@ class Alarming:
     def _of_trust(self) -> list[Reading]:
         """Where it is not served, what was last known of it stays."""
         if self._trust is not None:
-            return self._trust.readings(self._standing)
+            return [*self._trust.readings(self._standing), *quorum_readings(self._troubles())]
         return [one for kind in TRUST_KINDS for one in unchanged(kind, self._standing)]
+
+    def _troubles(self) -> dict[str, str | None]:
+        """Why each site acknowledges nothing, for longer than a hiccup; None: it was not heard of yet."""
+        now_s, settings = self._clock.now().timestamp(), self._settings
+        found: dict[str, str | None] = {}
+        for one in self._service.acknowledging.standings:
+            if one.name in settings.offline:
+                continue
+            lasts = one.since_s is not None and now_s - one.since_s > settings.unreachable_s
+            wrong = one.error if one.tampered or lasts else None
+            found[one.name] = "takes nothing more" if one.full else wrong or ("" if one.asked else None)
+        return found
 
     async def _of_site(self, one: Standing) -> list[Reading]:
         """Nothing is said of a site that was not heard of yet, except what is known to be wrong."""

@@ -17,6 +17,7 @@ from typing import Any
 from cli.config import WitnessSettings, read_settings
 from cli.display.logs import get_logger
 from cli.erasing import settle_as_writer
+from cli.sites.ahead import shipping_ahead
 from cli.sites.catching_up import catching_up
 from cli.sites.rounds import Keys, Outcome, log_alarms, log_news
 from cli.sites.witnesses import ask
@@ -24,6 +25,7 @@ from cli.system import nonce
 from cli.wiring.ledgers import OpenLedger, WritableLedger
 from ledger.acknowledging import Acknowledging
 from ledger.classification import Labelled
+from ledger.content.released import ReleasedIn
 from ledger.core.checkpoint import OpenedCheckpoint
 from ledger.errors import Fenced, JinshiError
 from ledger.http.quorum import Quorum
@@ -137,7 +139,10 @@ class Rounds:
         advance = None if mirror is None else partial(self._advance, mirror)
         try:
             async with catching_up(self._site.name, advance) as steps:
-                size = await self._follower.run_once(upto=target, keyring=keyring, on_step=steps.on_step)
+                on_pack = None if mirror is None else mirror.read_ahead
+                size = await self._follower.run_once(
+                    upto=target, keyring=keyring, on_step=steps.on_step, on_pack=on_pack
+                )
         finally:
             self._alarm(self._follower.alarms)
         if mirror is None:
@@ -214,8 +219,15 @@ class Following:
             Fenced: another primary has taken over.
         """
         ledger = self.writable.ledger
-        sites = [self.keep_up(site) for site in ledger.sites()] or [self._alone()]
-        return [self._follow_settings(), *sites, *(self._keep_asking(witness) for witness in ledger.settings.witnesses)]
+        sites = ledger.sites()
+        rounds = [self.keep_up(site) for site in sites] or [self._alone()]
+        ahead = shipping_ahead(ledger, sites, self.keys)
+        return [
+            self._follow_settings(),
+            *rounds,
+            *ahead,
+            *(self._keep_asking(witness) for witness in ledger.settings.witnesses),
+        ]
 
     async def _follow_settings(self) -> None:
         """Take over the sites' schedules whenever they are set anew, also while something is being shipped."""
@@ -289,9 +301,11 @@ class Following:
             # Grows while the ledger is served: the sequencer's sealer takes in every approval.
             erased=self.writable.sealer.erasures.erased,
             settled_size=lambda: self.writable.sealer.erasures.settled_size,
+            released=ReleasedIn(ledger.store).now,
             limits=ledger.shipping.limits,
             label=Labelled(ledger.store).label,
             evidence=ledger.evidence(),
+            sent=partial(ledger.shipping.sent, site.name),
         )
         quorum, acknowledging = self.service.quorum, self.service.acknowledging
         return Rounds(ledger, site, follower, self.keys, quorum, acknowledging, elsewhere_s=self.every_s)

@@ -192,7 +192,9 @@ def _beside(
 ) -> list[Coroutine[Any, Any, None]]:
     certificate = None if settings.tls is None else settings.tls.certificate
     offline = frozenset(site.name for site in writable.ledger.settings.sites if site.offline)
-    work = [Alarming(writable, service, replace(settings.alarms, offline=offline), certificate, trust).run()]
+    as_often_s = min(settings.alarms.look_every_s, settings.replicate_every_s)
+    alarms = replace(settings.alarms, offline=offline, look_every_s=as_often_s)
+    work = [Alarming(writable, service, alarms, certificate, trust).run()]
     if settings.replicate:
         target = Target(service, hold_s=settings.replicate_every_s)
         writable.ledger.shipping.limits = FollowerLimits(parallel=settings.parallel)

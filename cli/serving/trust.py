@@ -6,6 +6,7 @@ What each part is and does is said in docs/trust; here they are put together, on
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
@@ -32,10 +33,13 @@ from cli.wiring.ledgers import WritableLedger
 from cli.wiring.status import StatusServices, status_services
 from ledger.errors import Fenced, InvalidRequest, JinshiError, Unacknowledged
 from ledger.http.service import Service
+from ledger.protocols import Clock
+from ledger.workers.pool import Workers
 from pki.access.base import Caller
 from pki.access.officers import OfficersAccess
 from pki.access.tokens import Tokens
 from pki.acme.app import make_app as make_acme_app
+from pki.acme.caa import Caa
 from pki.acme.challenges.network import Network, make_resolver
 from pki.acme.challenges.perspective import Here, Perspectives
 from pki.acme.own import OwnAuthority
@@ -46,6 +50,9 @@ from pki.custody import RecordedKeys
 from pki.http import status as status_routes
 from pki.http import tokens as token_routes
 from pki.http import tsa as tsa_routes
+from pki.issuance.away import ENTRY
+from pki.issuance.drafts import Drafts, SharedDrafts
+from pki.issuance.generations import Generations
 from pki.journal import SOURCE, Journal
 from pki.keys_away import keys_away
 from pki.tsa import TimeStampings
@@ -182,15 +189,26 @@ async def _put_together(
     stack.push_async_callback(keys.close)
     access = OfficersAccess(journal, index, actor, look_every_s=LAG_S)
     stack.push_async_callback(_close, access)
-    authority = CertificateAuthority(journal, index, keys)
+    generations = Generations(index.book)
+    drafts = await _drafts(stack, generations, journal.clock)
+    authority = CertificateAuthority(journal, index, keys, drafts=drafts, generations=generations)
     stack.push_async_callback(authority.close)
     status = status_services(journal, index, keys, authority, ledger.paths, environment)
     status.rounds.notice = lambda what, error: get_logger().error(f"{what}: {error.what}", hint=error.hint)
-    registration = registration_services(journal, index, access, authority, status.revocation, environment, lag_s=LAG_S)
+    registration = registration_services(
+        journal, index, access, authority, status.revocation, environment, lag_s=LAG_S, drafts=drafts
+    )
     stamping = TimeStampings(journal, index, keys, actor, access.refusals, on_fault=log_fault)
     stack.push_async_callback(stamping.close)
     tokens = Tokens(journal, index, access, keys, ledger.origin)
     return _Parts(trust, access, authority, status, registration, tokens, stamping, keys)
+
+
+async def _drafts(stack: AsyncExitStack, generations: Generations, clock: Clock) -> Drafts:
+    """With a worker, where there is a processor for it."""
+    if (os.cpu_count() or 1) < 2:
+        return Drafts()
+    return SharedDrafts(await stack.enter_async_context(Workers(ENTRY, on_fault=log_fault)), generations, clock)
 
 
 async def _close(access: OfficersAccess) -> None:
@@ -248,14 +266,15 @@ def _acme(stack: AsyncExitStack, settings: AcmeServing, parts: _Parts) -> list[W
     context = public_context(settings.certificate, settings.key)
     listener = stack.enter_context(bound(settings.listen, loopback_only=False))
     url = (settings.url or f"https://{address_of(listener)}").rstrip("/")
-    trust, index = parts.trust, parts.trust.index
+    trust, index, network = parts.trust, parts.trust.index, _network(settings)
     face = make_acme(
         trust.journal,
         index,
         parts.access,
         OwnAuthority(trust.journal, index, parts.authority),
         parts.status.revocation,
-        Perspectives([Here(_network(settings))]),
+        Perspectives([Here(network)]),
+        Caa(network),
         AcmeSettings(f"{url}/acme", profiles={one.name: one.title for one in all_profiles(index.book)}),
         actor=trust.caller.actor,
         on_fault=log_fault,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.sites.ahead import shipping_ahead
 from cli.sites.rounds import Keys, replicate_site
 from cli.system import SystemClock
 from cli.wiring.ledgers import OpenLedger, WritableLedger, mirror_memory
@@ -18,7 +19,7 @@ from ledger.errors import JinshiError
 from ledger.lag import LagMeter
 from ledger.sealing import Sealer
 from ledger.sequencer import Sequencer
-from ledger.tasks import Report
+from ledger.tasks import Report, run_bounded
 from replication.site import Site
 
 RETRY_S = 0.5
@@ -50,6 +51,8 @@ class Writing:
         self._writable = writable
         self._keys = Keys(passphrase)
         self._known: Acknowledging | None = None
+        self._sites: list[Site] | None = None
+        self._opening = asyncio.Lock()
 
     @property
     def ledger(self) -> OpenLedger:
@@ -84,7 +87,7 @@ class Writing:
         roles = {site.name: site.counts_as for site in self.ledger.settings.sites}
         rounds = [
             asyncio.create_task(self._rounds(site, index, known), name=f"rounds of {site.name}")
-            for site in self.ledger.sites()
+            for site in await self._opened_sites()
             if any(policy.needs(roles[site.name]) for policy in policies)
         ]
         try:
@@ -93,6 +96,27 @@ class Writing:
             for task in rounds:
                 task.cancel()  # one that was not needed; what it began is carried on by the next round
             _raise_faults(await asyncio.gather(*rounds, return_exceptions=True))
+
+    @asynccontextmanager
+    async def shipping_ahead(self) -> AsyncIterator[None]:
+        """Meanwhile, what is captured is on its way to all sites before the last of it is here."""
+        shipping = asyncio.create_task(self._ship_ahead(), name="shipping ahead")
+        try:
+            with self.ledger.shipping.written.expecting():
+                yield
+        finally:
+            shipping.cancel()
+            _raise_faults(await asyncio.gather(shipping, return_exceptions=True))
+
+    async def _ship_ahead(self) -> None:
+        work = shipping_ahead(self.ledger, await self._opened_sites(), self._keys)
+        await run_bounded(work, parallel=max(1, len(work)))
+
+    async def _opened_sites(self) -> list[Site]:
+        async with self._opening:
+            if self._sites is None:
+                self._sites = await asyncio.to_thread(self.ledger.sites)  # the first one takes a while to be made
+            return self._sites
 
     async def _rounds(self, site: Site, index: int, known: Acknowledging) -> None:
         """Round after round, until the site has the entry."""

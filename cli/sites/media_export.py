@@ -16,6 +16,7 @@ from cli.sites.media_places import PART, check_medium_directory, medium_roots, o
 from cli.system import SystemClock
 from cli.wiring.ledgers import OpenLedger, load_log_key, open_ledger
 from ledger.classification import read_label
+from ledger.content.released import read_released
 from ledger.core.checkpoint import Checkpoint, OpenedCheckpoint, origin_prefix
 from ledger.core.event import format_moment
 from ledger.errors import DiskFull, InvalidRequest, ObjectMissing, Tampered, Unavailable
@@ -124,6 +125,9 @@ async def _increment(ledger: OpenLedger, request: ExportRequest) -> tuple[int, I
     erasures = await read_erasures(ledger.store)
     if any(one.approved is not None and one.approved >= size for one in erasures.approved):
         raise Unavailable("an erasure is just being published", hint="run it again in a moment")
+    released = await read_released(ledger.store)
+    if released.settled_size(base) > size:
+        raise _released_just_now()
     increment = Increment(
         site=request.site,
         mirror=ledger.settings.site(request.site).mirror,
@@ -133,8 +137,13 @@ async def _increment(ledger: OpenLedger, request: ExportRequest) -> tuple[int, I
         created=format_moment(SystemClock().now()),
         erased=erasures.erased,
         known=known if known is not None and known.size <= size else None,
+        released=released,
     )
     return has, increment
+
+
+def _released_just_now() -> Unavailable:
+    return Unavailable("content was released just now", hint="run it again in a moment")
 
 
 async def _known(ledger: OpenLedger, site: str) -> Checkpoint | None:
@@ -167,6 +176,10 @@ async def _write(
         await exporter.run(signer, bars("writing"))
         with os_errors(place.staged):
             sync_tree(place.staged)
+    except Tampered as error:  # what is missing may have been released, and collected, meanwhile
+        if (await read_released(ledger.store)).settled_size(increment.base) > increment.opened.checkpoint.size:
+            raise _released_just_now() from error
+        raise
     except DiskFull as error:
         raise DiskFull(
             f"{place.final.parent} is too small: {error.what}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +37,18 @@ class Keys:
     def __init__(self, passphrase: str) -> None:
         self._passphrase = passphrase
         self._opened: dict[str, Cosigner] = {}
+        self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def passphrase(self) -> str:
+        """What opens them, and the ledger's own."""
+        return self._passphrase
 
     async def of(self, ledger: OpenLedger, site: str) -> Cosigner:
         """The key of a site's mirror. Raises InvalidRequest, Tampered, StoreUnavailable."""
-        if site not in self._opened:
-            file = Path(ledger.settings.site(site).mirror_key)
-            self._opened[site] = await asyncio.to_thread(load_mirror_key, file, self._passphrase)
+        async with self._opening[site]:
+            if site not in self._opened:
+                file = Path(ledger.settings.site(site).mirror_key)
+                self._opened[site] = await asyncio.to_thread(load_mirror_key, file, self._passphrase)
         return self._opened[site]
 
 
@@ -66,7 +73,12 @@ async def replicate_site(
         follower = await ledger.follower(site)
         try:
             async with catching_up(site.name, None if mirror is None else mirror.advance) as steps:
-                size = await follower.run_once(bars(f"shipping to {site.name}"), whole=whole, on_step=steps.on_step)
+                size = await follower.run_once(
+                    bars(f"shipping to {site.name}"),
+                    whole=whole,
+                    on_step=steps.on_step,
+                    on_pack=None if mirror is None else mirror.read_ahead,
+                )
         finally:
             log_alarms(site, follower.alarms.found)
         if mirror is not None:

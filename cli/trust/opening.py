@@ -36,7 +36,12 @@ def quorum(settings: LedgerSettings) -> AckPolicy | None:
     None without a site: then it is the commit alone. A site that no line leads to does not count.
     """
     count = sum(not site.offline for site in settings.sites)
-    return AckPolicy(Kind.ANY, (count + 1) // 2) if count else None
+    return AckPolicy(Kind.ANY, needed_of(count)) if count else None
+
+
+def needed_of(count: int) -> int:
+    """How many of so many sites have to acknowledge an act."""
+    return (count + 1) // 2
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from pki.ca import CertificateAuthority
 from pki.core.profile import Profile
 from pki.expiry import Expiry
 from pki.holders import Holders
+from pki.issuance.drafts import Drafts
 from pki.issuers.own import OwnIssuer
 from pki.issuers.registry import Issuers
 from pki.journal import Journal
@@ -45,8 +46,11 @@ def registration_services(
     environment: Environment,
     *,
     lag_s: float = 0.0,
+    drafts: Drafts | None = None,
 ) -> RegistrationServices:
     """The registration before our own authority, and before the issuers that the environment names.
+
+    `drafts` reads requests; the authority's own, where it has workers.
 
     Raises:
         InvalidRequest: as `open_issuers`.
@@ -57,7 +61,7 @@ def registration_services(
         return find_profile(index.book, name, version)
 
     return RegistrationServices(
-        Registration(journal, index, access, issuers, profile_of, lag_s),
+        Registration(journal, index, access, issuers, profile_of, lag_s, drafts or Drafts()),
         Holders(journal, index, access, issuers),
         Expiry(journal, index),
     )

@@ -17,8 +17,9 @@ from ledger.content import (
     referenced_packs,
     survey,
 )
-from ledger.content.collector import Retained
 from ledger.content.leases import collecting, read_condemned
+from ledger.content.references import Gone
+from ledger.content.released import read_released
 from ledger.core.chunks import ContentKeys
 from ledger.core.event import Event
 from ledger.errors import InvalidRequest, StoreUnavailable
@@ -55,7 +56,8 @@ async def content_store(ledger: OpenLedger, passphrase: Passphrase, *, leases: L
         announcement = await keyed(ledger.published, ledger.origin, keyid)
     derived = ContentKeys.derive(await keys.get(keyid))
     index = open_index(ledger.paths.root / CONTENT_INDEX)
-    return ContentStore(ledger.published, derived, index, leases, announcement=announcement)
+    objects = ledger.published if leases is None else ledger.shipping.written
+    return ContentStore(objects, derived, index, leases, announcement=announcement)
 
 
 async def copy_content(objects: ObjectStore, data_keys: DataKeys, keyid: str | None = None) -> ContentStore:
@@ -85,15 +87,14 @@ def open_index(path: Path) -> ChunkIndex:
 # -- what no entry needs any more -----------------------------------------------------------------------------------
 
 
-async def retained(ledger: OpenLedger) -> Retained:
-    """Which entries keep their content: all but those whose data is erased, as of now."""
-    erased = (await read_erasures(ledger.store)).erased
-    return lambda _index, entry: entry.event.keyid is None or entry.event.keyid not in erased
+async def gone(ledger: OpenLedger) -> Gone:
+    """Which entries do not keep their content: those whose data is erased, and those released, as of now."""
+    return Gone((await read_erasures(ledger.store)).erased, await read_released(ledger.store))
 
 
 async def survey_content(ledger: OpenLedger) -> Survey:
     """What lies there, and what a collection would remove. Raises Tampered, StoreUnavailable."""
-    return await survey(ledger.store, ledger.published, await retained(ledger))
+    return await survey(ledger.store, ledger.published, await gone(ledger))
 
 
 async def collect_content(writable: WritableLedger, *, wait: bool) -> Collected:
@@ -101,7 +102,7 @@ async def collect_content(writable: WritableLedger, *, wait: bool) -> Collected:
     ledger, actor = writable.ledger, writable.ledger.environment.actor
 
     async def references() -> set[bytes]:
-        return await referenced_packs(ledger.store, ledger.published, await retained(ledger))
+        return await referenced_packs(ledger.store, ledger.published, (await gone(ledger)).retains)
 
     async def barrier() -> None:
         condemned, _ = await read_condemned(ledger.published)

@@ -13,6 +13,8 @@ from typing import Final, Protocol
 from ledger.assets import Asset
 from ledger.capture.base import Capture, Rebuild, Subject
 from ledger.errors import InvalidRequest
+from ledger.kinds import KINDS
+from restore.retained.base import Releasable
 
 STDOUT: Final = "-"
 FILE: Final = "file:"
@@ -52,6 +54,7 @@ class Drivers:
     `leave`: removes what captures have made at the system, where they make anything. `path_of`: the file or directory
     that a place is, None: it is something else. `needs_place_with`: an asset with this option goes where somebody says,
     whatever `place_in` is. `rehearsal`: how drills look at places that are no paths, where they can be removed again.
+    `releasable`: which of its content no kept point needs; None: it has none.
     """
 
     capture: Callable[[Subject, Secrets], Capture] | None
@@ -64,6 +67,7 @@ class Drivers:
     path_of: Callable[[str], Path | None] = _as_path
     needs_place_with: str = ""
     rehearsal: Rehearsal | None = None
+    releasable: Releasable | None = None
 
 
 def drivers_of(kind: str) -> Drivers:
@@ -78,6 +82,7 @@ def drivers_of(kind: str) -> Drivers:
 def _commands() -> Drivers:
     from ledger.capture.commands import EVERY_S, CommandsCapture
     from restore.rebuild.commands import CommandsRebuild
+    from restore.retained.points import whole_points
 
     place = "what stands for {to} in the load command, or file:PATH for the dump itself"
     return Drivers(
@@ -89,14 +94,17 @@ def _commands() -> Drivers:
         sets=("load", "timeout_s"),
         path_of=lambda to: _as_path(to.removeprefix(FILE)) if to.startswith(FILE) or "/" in to else None,
         needs_place_with="load",
+        releasable=whole_points(KINDS["commands"].sealing),
     )
 
 
 def _config() -> Drivers:
     from ledger.capture.config import EVERY_S, ConfigCapture
     from restore.rebuild.config import rebuild_config
+    from restore.retained.points import whole_points
 
-    return Drivers(ConfigCapture, lambda _: rebuild_config, "a directory", "{}", every_s=EVERY_S)
+    releasable = whole_points(KINDS["config"].sealing)
+    return Drivers(ConfigCapture, lambda _: rebuild_config, "a directory", "{}", every_s=EVERY_S, releasable=releasable)
 
 
 def _events() -> Drivers:
@@ -115,13 +123,21 @@ def _events() -> Drivers:
 def _files() -> Drivers:
     from ledger.capture.files import FilesCapture
     from restore.rebuild.files import rebuild_files
+    from restore.retained.files import releasable_files
 
-    return Drivers(lambda subject, _: FilesCapture(subject), lambda _: rebuild_files, "a directory", "{}")
+    return Drivers(
+        lambda subject, _: FilesCapture(subject),
+        lambda _: rebuild_files,
+        "a directory",
+        "{}",
+        releasable=releasable_files,
+    )
 
 
 def _postgres() -> Drivers:
     from cli.wiring.protected_postgres import DatabaseRehearsal, DatabasesCapture, leave, open_place
     from restore.rebuild.postgres import rebuild_postgres
+    from restore.retained.postgres import releasable_databases
 
     place = "a database to be made, as postgresql://USER@HOST/DATABASE"
     return Drivers(
@@ -132,6 +148,7 @@ def _postgres() -> Drivers:
         leave=leave,
         path_of=lambda _: None,
         rehearsal=DatabaseRehearsal(),
+        releasable=releasable_databases,
     )
 
 
@@ -139,9 +156,18 @@ def _postgres_cluster() -> Drivers:
     from ledger.capture.physical import ClusterCapture
     from ledger.capture.physical.capture import EVERY_S, leave
     from restore.rebuild.physical import rebuild_cluster
+    from restore.retained.physical import releasable_cluster
 
-    place, sets = "a directory, where the cluster's data directory will be", ("bin", "lsn", "run_as", "time")
-    return Drivers(ClusterCapture, lambda _: rebuild_cluster, place, "{}", every_s=EVERY_S, sets=sets, leave=leave)
+    return Drivers(
+        ClusterCapture,
+        lambda _: rebuild_cluster,
+        "a directory, where the cluster's data directory will be",
+        "{}",
+        every_s=EVERY_S,
+        sets=("bin", "lsn", "run_as", "time"),
+        leave=leave,
+        releasable=releasable_cluster,
+    )
 
 
 _KINDS: Mapping[str, Callable[[], Drivers]] = {

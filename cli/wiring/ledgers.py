@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cli.config import Environment, LedgerPaths, LedgerSettings, SiteSettings, read_settings
@@ -18,6 +19,7 @@ from cli.wiring.shipping import Shipping
 from cli.wiring.stores import open_store
 from ledger.classification import Labelled
 from ledger.content import Leases
+from ledger.content.released import ReleasedIn
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, origin_prefix, parse_checkpoint
 from ledger.core.note import Note, NoteSignature, SignatureType, VerifierKey, format_note, parse_vkey
 from ledger.core.policy import Policy, parse_policy
@@ -103,7 +105,7 @@ class OpenLedger:
         return await Opener.of(self.searched, None if passphrase is None else self.data_keys(passphrase))
 
     async def follower(self, site: Site) -> Follower:
-        """Ships what is published to a site, but no key that is erased."""
+        """Ships what is published to a site, but no key that is erased, and no content that is released."""
         head = await self.store.head()
         erasures = await read_erasures(self.store)
         return Follower(
@@ -115,9 +117,11 @@ class OpenLedger:
             nonce=nonce,
             erased=erasures.erased,
             settled_size=lambda: erasures.settled_size,
+            released=ReleasedIn(self.store).now,
             limits=self.shipping.limits,
             label=Labelled(self.store).label,
             evidence=self.evidence(),
+            sent=partial(self.shipping.sent, site.name),
         )
 
     def evidence(self) -> Evidence:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, NoReturn
 
 from cli.config import Environment, S3Place, parse_place
+from ledger.content.index import digest_named
 from ledger.errors import InvalidRequest, StoreUnavailable
 from ledger.store.base import ObjectStore, Stored, Tag, Version, VersionId
 from ledger.store.directory import DirectoryStore
@@ -29,9 +30,15 @@ def open_place(url: str, environment: Environment, *, create: bool = False, lock
     if isinstance(place, S3Place):
         from ledger.store.s3 import S3Store
 
-        lock = (lambda key: lock_of(key.partition("/")[2], lock_days)) if lock_days else None
-        return S3Store(_client(url, place, environment), place.bucket, place.prefix, lock=lock)
+        lock = (lambda key: lock_of(_below(key), lock_days)) if lock_days else None
+        client = _client(url, place, environment)
+        return S3Store(client, place.bucket, place.prefix, lock=lock, named=lambda key: digest_named(_below(key)))
     return DirectoryStore(place, create=create)
+
+
+def _below(key: str) -> str:
+    """A key without the folder of its ledger."""
+    return key.partition("/")[2]
 
 
 class ClosedStore:

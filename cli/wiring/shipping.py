@@ -1,13 +1,15 @@
-"""What all that reaches the sites shares in one process: the reads of what is published, and each site's throttle."""
+"""What all that reaches the sites shares in one process: reads of what is published, packs ahead, throttles."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from zoneinfo import ZoneInfo
 
 from cli.config import LedgerSettings, SiteSettings
 from cli.system import SystemClock
 from ledger.errors import InvalidRequest
 from ledger.store.base import ObjectStore
+from replication.ahead import Written
 from replication.follower import FollowerLimits
 from replication.read_once import ReadOnce
 from replication.schedule import Schedule, parse_schedule
@@ -16,12 +18,21 @@ from replication.throttle import Throttle, ThrottledStore
 
 
 class Shipping:
-    """Of one ledger. `source`: what is published, read once for all sites; `limits`: those of each site's follower."""
+    """Of one ledger. `source`: what is published, read once for all sites; `limits`: those of each site's follower.
+
+    `written`: what is published, for captures to write to; its packs are shipped ahead to those sites it names.
+    """
 
     def __init__(self, published: ObjectStore) -> None:
         self.source: ObjectStore = ReadOnce(published)
+        self.written = Written(published, self.source)
         self.limits = FollowerLimits()
         self._throttles: dict[str, Throttle] = {}
+
+    async def sent(self, site: str, packs: Collection[bytes]) -> set[bytes]:
+        """As `Ahead.sent`; nothing where nothing is shipped ahead to the site."""
+        ahead = self.written.sites.get(site)
+        return set() if ahead is None else await ahead.sent(packs)
 
     def throttle(self, settings: SiteSettings) -> Throttle:
         """The throttle of a site, with the schedule that its settings have now. Raises InvalidRequest."""

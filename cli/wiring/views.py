@@ -26,6 +26,7 @@ from ledger.core.merkle import EMPTY_ROOT
 from ledger.errors import InvalidRequest, Malformed, Tampered
 from ledger.keyring.content import announced_content_key
 from ledger.keyring.data import DataKeys
+from ledger.kinds import KINDS
 from ledger.reader import Reader
 from ledger.sealing import Opened, Opener
 from ledger.sequencer import row_of
@@ -33,6 +34,7 @@ from ledger.store.base import EntryStore, ObjectStore, Prefixed, Row, Selection
 from ledger.store.memory import MemoryEntryStore, MemoryObjectStore
 from ledger.tasks import Report
 from ledger.verify import verify_growth
+from restore.retained.kept import Kept
 
 NOW: Final = 2**63 - 1
 """The size of a view that grows with its ledger."""
@@ -104,10 +106,21 @@ class LiveView(StoreView):
 
 @dataclass(frozen=True, slots=True)
 class AssetView:
-    """An asset, and the copy that it is seen in."""
+    """An asset, and the copy that it is seen in. `kept`: whether that has what was released of it."""
 
     asset: Asset
     view: StoreView
+    kept: Kept
+
+
+def _seen(asset: Asset, view: StoreView, entries: EntryStore) -> AssetView:
+    """What was released stands later in the log than what is looked at: `entries` go as far as the copy does."""
+
+    async def objects() -> ObjectStore:
+        return (await view.content()).objects
+
+    sealing = KINDS[asset.kind].sealing if asset.kind in KINDS else ""
+    return AssetView(asset, view, Kept(entries, objects, asset.name, asset.source, sealing))
 
 
 # -- the ledger's own store ------------------------------------------------------------------------------------------
@@ -129,7 +142,7 @@ async def open_view(
         opener = await ledger.opener(passphrase)
         view = StoreView(ledger.searched, opener, lambda: content_store(ledger, passphrase), size)
         with closing(view):
-            yield AssetView(asset, view)
+            yield _seen(asset, view, ledger.searched)
 
 
 def asset_of(assets: Assets, name: str) -> Asset:
@@ -251,7 +264,7 @@ async def open_proven(copy: Copy, wanted: Wanted, report: Report | None = None) 
             views = []
             for asset in chosen:
                 view = StoreView(excerpt, opener, content, picking.size_at(asset.name, copy.checkpoint.size))
-                views.append(AssetView(asset, stack.enter_context(closing(view))))
+                views.append(_seen(asset, stack.enter_context(closing(view)), excerpt))
             yield Proven(views, copy.checkpoint)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ledger.content.released import read_released
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, parse_checkpoint
 from ledger.core.cosignature import verify_log_signature
 from ledger.core.entry import decode_entry
+from ledger.core.manifest import CONTENT
 from ledger.core.merkle import CompactRange
 from ledger.core.note import VerifierKey
-from ledger.errors import MalformedEntry, MalformedNote, ObjectMissing, Tampered, Untrusted
+from ledger.errors import MalformedEntry, MalformedNote, ObjectMissing, Tampered, Unavailable, Untrusted
 from ledger.sequencer import row_of
 from ledger.store.base import EntryStore, ObjectStore, Row
 from ledger.tasks import Report
@@ -35,6 +37,7 @@ async def audit_ledger(
 
     Raises:
         Tampered: something is not what was signed or committed; names it.
+        Unavailable: content was released, and perhaps collected, meanwhile.
         StoreUnavailable: a store cannot be read.
     """
     checkpoint = await _checkpoint(store, published, log)
@@ -52,7 +55,14 @@ async def audit_ledger(
         tree = _extend(store, tree, rows)
 
     if checkpoint.size:
-        await verify_copy(published, checkpoint, on_bundle=compare, report=report)
+        try:
+            await verify_copy(published, checkpoint, on_bundle=compare, report=report)
+        except Tampered as error:
+            if error.key.startswith(CONTENT) and (await read_released(store)).settled_size() > checkpoint.size:
+                raise Unavailable(
+                    f"content was released while {published.where} was verified: {error.what}", hint="run it again"
+                ) from error
+            raise
     head = await store.head()
     while tree.size < head.size:
         rows = await store.rows(tree.size, min(PAGE_ROWS, head.size - tree.size))

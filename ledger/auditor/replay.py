@@ -21,6 +21,8 @@ from ledger.auditor.acts import check_successions
 from ledger.auditor.report import FINDINGS_MAX, Check, Findings, not_run
 from ledger.auditor.scan import RANGE_ENTRIES, RangeFacts, Scanner
 from ledger.auditor.spill import Spilled, check_partition, partitions_of
+from ledger.content.references import Gone
+from ledger.content.released import ReleaseAudit
 from ledger.core.checkpoint import Checkpoint
 from ledger.core.merkle import CompactRange, root_hash
 from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, encode_tile, levels, needed
@@ -88,6 +90,7 @@ class _Replay:
         self._levels: list[list[bytes]] = [[], [], []]  # the right edge at level 0, 1, and all that is above
         self._spilled: list[Spilled] = []
         self._keyring = KeyringAudit(checkpoint.origin)
+        self._releases = ReleaseAudit()
         self._acts: list[tuple[int, bytes]] = []
 
     async def run(self) -> Replayed:
@@ -114,6 +117,7 @@ class _Replay:
             self._sealed_check(),
             await self._keyring_check(),
             self._content_check(),
+            self._releases_check(),
             await check_successions(self._acts, self._objects, self._checkpoint),
         ]
         return Replayed(root, tuple(checks), tuple(self._acts))
@@ -153,6 +157,9 @@ class _Replay:
         room = MISSING_MAX - len(whole.content)
         whole.content += facts.content[:room]
         whole.content_more += len(facts.content[room:])
+        self._releases.add(facts.referring)
+        for index, data in facts.releases:
+            self._releases.take(index, data)
         whole.entries_read += facts.entries_read
         for keyid, index in facts.missing.items():
             if len(whole.missing) < MISSING_MAX:
@@ -301,12 +308,22 @@ class _Replay:
         if not whole.content_count:
             return not_run(name, elsewhere or "no entry refers to content")
         findings.more += whole.content_more
-        erased = self._keyring.erasures.erased
-        for keyid, key, what in whole.content:
-            if keyid is None or keyid not in erased:
-                findings.add(key, what)
+        gone = Gone(self._keyring.erasures.erased, self._releases.released)
+        for one in whole.content:
+            if one not in gone:
+                what = one.what if one.key == f"entry {one.index}" else f"entry {one.index} refers to it: {one.what}"
+                findings.add(one.key, what)
         detail = f"whole and there: packs: {whole.packs_count:,}, for entries: {whole.content_count:,}"
         return findings.check(name, f"{detail}; {elsewhere}" if elsewhere else detail)
+
+    def _releases_check(self) -> Check:
+        name, findings, released = "released content", Findings(), self._releases.released
+        for index, what in released.wrong.items():
+            findings.add(f"entry {index}", what)
+        count = sum(len(released.of(source)) for source in released.sources)
+        if not count and not findings:
+            return not_run(name, "no content was released")
+        return findings.check(name, f"{count:,} entries need theirs no more, each as an entry after it says")
 
 
 # -- processes ------------------------------------------------------------------------------------------------------

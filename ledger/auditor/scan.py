@@ -10,15 +10,18 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from ledger.auditor.report import FINDINGS_MAX, Findings
 from ledger.auditor.spill import Spill, Spilled
-from ledger.content.references import ContentAudit
+from ledger.content.references import ContentAudit, Failure
+from ledger.content.released import ReleaseAudit, may_release
 from ledger.core.acts import CREATED, SITE_ADDED, SUCCEEDED, is_act
 from ledger.core.checkpoint import Checkpoint
 from ledger.core.encoding import decode_base64
+from ledger.core.indexes import Named
 from ledger.core.manifest import DATAREF
 from ledger.core.merkle import leaf_hash, root_hash
 from ledger.core.quick import quick_entries, slow_entry
@@ -29,7 +32,7 @@ from ledger.keyring.data import check_data_key, is_data_keyid
 from ledger.keyring.erasures import ERASURE_TYPES
 from ledger.store.base import ObjectStore
 from ledger.store.versions import Alarms, EveryVersion
-from ledger.verify import AuthenticatedTiles, read_bundle, read_tile
+from ledger.verify import AuthenticatedTiles, read_bundle, read_tile, released_in
 
 RANGE_ENTRIES: Final = TILE_WIDTH * TILE_WIDTH
 """A range is what one tile at level 1 covers."""
@@ -72,10 +75,14 @@ class RangeFacts:
     content_count: int = 0
     """Entries that refer to content."""
     packs_count: int = 0
-    content: list[tuple[str | None, str, str]] = field(default_factory=list)
-    """Content that is missing or damaged: the id of the entry's data key, the object, and what is wrong."""
+    content: list[Failure] = field(default_factory=list)
+    """Content that is missing or damaged."""
     content_more: int = 0
     """How much more of that there is, which was not kept."""
+    referring: Named = field(default_factory=Named)
+    """The entries that refer to content, each named after its source."""
+    releases: list[tuple[int, bytes]] = field(default_factory=list)
+    """Entries that may release content."""
     edition_count: int = 0
     entries_read: int = 0
     alarms: Alarms = field(default_factory=Alarms)
@@ -91,11 +98,13 @@ class Scanner:
         self._folder = folder
         self._partitions = partitions
         self._checked: OrderedDict[str, None] = OrderedDict()
-        self._content = ContentAudit(objects, collect=True)
+        self._content = ContentAudit(objects, learn=partial(released_in, objects, checkpoint), collect=True)
 
     async def scan(self, start: int, stop: int) -> RangeFacts:
         """Go through entries `start` (a multiple of `RANGE_ENTRIES`) to `stop`. Raises StoreUnavailable."""
         facts, spill = RangeFacts(start, stop), Spill(start, self._partitions)
+        self._content.releases = releases = ReleaseAudit()  # what crosses ranges is put together from their facts
+        facts.referring = releases.referring
         await self._authenticate()
         keyids: dict[str, int] = {}
         async with aclosing(self._tiles(start, stop)) as tiles:
@@ -193,8 +202,9 @@ class Scanner:
         before = self._content.packs
         await self._content.take(first, entries)
         facts.packs_count += self._content.packs - before
-        facts.content += [(one.keyid, one.error.key, one.error.what) for one in self._content.failures]
+        facts.content += self._content.failures
         self._content.failures.clear()
+        facts.releases += [(index, entry) for index, entry in enumerate(entries, first) if may_release(entry)]
 
     async def _check_keys(self, facts: RangeFacts, keyids: dict[str, int]) -> None:
         for keyid, index in keyids.items():

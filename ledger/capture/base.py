@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +10,7 @@ from typing import Protocol
 from ledger.capture.cloudevents import Appender
 from ledger.content import ContentStore
 from ledger.core.canonical import JsonValue
+from ledger.core.indexes import Indexes
 from ledger.protocols import Clock
 from ledger.sealing import Opened
 from ledger.tasks import Report
@@ -91,9 +92,17 @@ class Capture(Protocol):
         ...
 
 
+async def _all_kept(_indexes: Iterable[int]) -> None:
+    """Nothing was ever released."""
+
+
 @dataclass(frozen=True, slots=True)
 class Restoring:
-    """What to bring back. `only`: parts by name (paths, tables); empty: everything. `replace`: what is there may go."""
+    """What to bring back. `only`: parts by name (paths, tables); empty: everything. `replace`: what is there may go.
+
+    `released`: entries of the source whose content was released. `check_kept` is told, before anything is written,
+    which entries' content is needed. Raises ContentReleased: that of one of them was released, and has gone.
+    """
 
     source: str
     place: str
@@ -101,6 +110,8 @@ class Restoring:
     replace: bool = False
     dry_run: bool = False
     options: Mapping[str, JsonValue] = field(default_factory=dict)
+    released: Indexes = field(default_factory=Indexes)
+    check_kept: Callable[[Iterable[int]], Awaitable[None]] = _all_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +131,6 @@ class Rebuild(Protocol):
     """Brings one kind of asset back out of a view, at the last consistent point the view has."""
 
     async def __call__(self, view: View, what: Restoring, report: Report | None = None) -> Restored:
-        """Raises InvalidRequest (nothing sealed there, the place is not empty), Tampered, RestoreFailed, DiskFull."""
+        """Raises InvalidRequest (nothing sealed there, the place is not empty, its content was released), Tampered,
+        RestoreFailed, DiskFull."""
         ...

@@ -8,7 +8,7 @@ from typing import Final
 
 from ledger.content.index import ChunkIndex, digest_of, digests_under
 from ledger.content.leases import CONDEMNED, CONDEMNED_MAX, Condemned, Leases, format_condemned, read_condemned
-from ledger.content.references import packs_of, refers_to_content
+from ledger.content.references import Gone, packs_of, refers_to_content
 from ledger.core.chunks import ContentKeys
 from ledger.core.entry import Entry, decode_entry
 from ledger.core.manifest import INDEX, LISTS, PACKS, list_key, pack_key, parse_dataref
@@ -57,7 +57,7 @@ class Collector:
         self._barrier = barrier
 
     async def run(self, *, wait: bool = True) -> Collected:
-        """One collection, or the rest of one that was interrupted.
+        """One collection, or the rest of one that was interrupted; where it condemned as many as it may, the next too.
 
         `wait` False: when older captures are running, nothing is removed; the next run goes on.
 
@@ -66,6 +66,19 @@ class Collector:
             Tampered: what is referred to cannot be told for sure; nothing was removed.
             StoreUnavailable: an object cannot be removed (a lock on it); the next run goes on.
         """
+        total = Collected()
+        while True:
+            done = await self._once(wait=wait)
+            total = Collected(
+                total.condemned + done.condemned,
+                total.removed + done.removed,
+                total.pardoned + done.pardoned,
+                done.waiting,
+            )
+            if done.waiting or done.condemned < CONDEMNED_MAX:
+                return total
+
+    async def _once(self, *, wait: bool) -> Collected:
         condemned, _ = await read_condemned(self._objects)
         if not condemned.packs:
             condemned = await self._condemn()
@@ -115,7 +128,8 @@ class Collector:
 class Survey:
     """What a content store holds, and what of it a collection would remove, with its size in bytes.
 
-    `erased` of the `free` objects are referred to by erased entries only; no entry refers to the others.
+    Of the `free` objects, `released` are referred to by released entries, and `erased` by erased ones only; no entry
+    refers to the others.
     """
 
     packs: int
@@ -123,11 +137,12 @@ class Survey:
     size_bytes: int
     free: int
     free_bytes: int
+    released: int
     erased: int
     condemned: int
 
 
-async def survey(entries: EntryStore, objects: ObjectStore, retained: Retained) -> Survey:
+async def survey(entries: EntryStore, objects: ObjectStore, gone: Gone) -> Survey:
     """Look what is there; nothing is changed. Raises Tampered: what is referred to cannot be told for sure."""
     sizes: dict[bytes, int] = {}
     count = dict.fromkeys((PACKS, LISTS), 0)
@@ -137,9 +152,12 @@ async def survey(entries: EntryStore, objects: ObjectStore, retained: Retained) 
             if version.current and not version.removed and digest is not None:
                 sizes[digest] = version.size
                 count[folder] += 1
-    referred = await referenced_packs(entries, objects, retained)
+    referred = await referenced_packs(entries, objects, gone.retains)
     free = sizes.keys() - referred
-    once = await referenced_packs(entries, objects) if free else set()
+    once, released = set[bytes](), set[bytes]()
+    if free:  # lists that were removed with what they list are missing rightly
+        once = free & await _referenced(entries, objects, lambda _index, _entry: True, lost_too=True)
+        released = once & await _referenced(entries, objects, Gone(gone.erased).retains, lost_too=True)
     condemned, _ = await read_condemned(objects)
     return Survey(
         packs=count[PACKS],
@@ -147,7 +165,8 @@ async def survey(entries: EntryStore, objects: ObjectStore, retained: Retained) 
         size_bytes=sum(sizes.values()),
         free=len(free),
         free_bytes=sum(sizes[name] for name in free),
-        erased=len(free & once),
+        released=len(released),
+        erased=len(once - released),
         condemned=len(condemned.packs),
     )
 
@@ -160,6 +179,13 @@ async def referenced_packs(
     Raises:
         Tampered: an entry, or a list that one refers to, cannot be read: what is retained cannot be told.
     """
+    return await _referenced(entries, objects, retained)
+
+
+async def _referenced(
+    entries: EntryStore, objects: ObjectStore, retained: Retained, *, lost_too: bool = False
+) -> set[bytes]:
+    """As `referenced_packs`; with `lost_too`, what cannot be told is passed over."""
     found: set[bytes] = set()
     size = (await entries.head()).size
     for start in range(0, size, PAGE):
@@ -167,8 +193,13 @@ async def referenced_packs(
             if not refers_to_content(stored.entry):
                 continue
             entry = decode_entry(stored.entry)
-            if retained(stored.index, entry):
+            if not retained(stored.index, entry):
+                continue
+            try:
                 found |= await _named(entry.event.dataref or "", objects, found, stored.index)
+            except Tampered:
+                if not lost_too:
+                    raise
     return found
 
 

@@ -9,13 +9,13 @@ import asyncio
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from ledger.core.chunks import ContentKeys
-from ledger.core.manifest import INDEX, PACKS, pack_key
+from ledger.core.manifest import INDEX, LISTS, PACKS, pack_key
 from ledger.core.packs import PackTable, open_segment, open_table
 from ledger.errors import ObjectMissing, StoreUnavailable, Tampered
 from ledger.store.base import ObjectStore
@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS chunks (
     PRIMARY KEY (id, pack)
 ) WITHOUT ROWID;
 """
+_LOCATED: Final = "id, name, place, size, length FROM chunks JOIN packs ON number = pack"
 
 
 class Location(NamedTuple):
@@ -75,6 +76,16 @@ class ChunkIndex:
             except sqlite3.Error as error:
                 raise self._unusable(error) from error
         return next((Location(*row) for row in found if row[0] not in excluded), None)
+
+    def find_many(self, ids: Sequence[bytes]) -> dict[bytes, Location]:
+        """Where these chunks are, as far as they are anywhere; up to 32,766 at a time."""
+        statement = f"SELECT {_LOCATED} WHERE id IN ({','.join('?' * len(ids))})"  # noqa: S608 (all ours)
+        with self._lock:
+            try:
+                found = self._database.execute(statement, ids).fetchall()
+            except sqlite3.Error as error:
+                raise self._unusable(error) from error
+        return {row[0]: Location(*row[1:]) for row in reversed(found)}
 
     def add(self, tables: Iterable[PackTable], *, segment: bytes | None = None) -> None:
         """Packs that are stored, with their tables; those known already are left as they are."""
@@ -123,9 +134,7 @@ class ChunkIndex:
     def rows(self) -> set[tuple[bytes, Location]]:
         """Everything it knows, for comparisons; memory: all of it."""
         with self._lock:
-            found = self._database.execute(
-                "SELECT id, name, place, size, length FROM chunks JOIN packs ON number = pack"
-            )
+            found = self._database.execute(f"SELECT {_LOCATED}")  # noqa: S608 (all ours)
             return {(row[0], Location(*row[1:])) for row in found}
 
     def close(self) -> None:
@@ -211,6 +220,12 @@ def digest_of(key: str, prefix: str) -> bytes | None:
     """The digest that an object of a folder is named by; None: it is no object of ours."""
     name = key.removeprefix(prefix)
     return bytes.fromhex(name) if len(name) == 64 and set(name) <= set("0123456789abcdef") else None
+
+
+def digest_named(key: str) -> bytes | None:
+    """The SHA-256 that the bytes of an object of the content store have, by its key; None: it is no such object."""
+    found = (digest_of(key, prefix) for prefix in (PACKS, LISTS, INDEX) if key.startswith(prefix))
+    return next(found, None)
 
 
 async def _read_segment(objects: ObjectStore, keys: ContentKeys, name: bytes) -> tuple[PackTable, ...]:

@@ -5,13 +5,15 @@ It needs no key: datarefs are in the clear, and packs and lists are named by the
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 from ledger.content.index import read_digest
-from ledger.core.entry import decode_entry
+from ledger.content.released import ReleaseAudit, Released, may_release
+from ledger.core.entry import Entry, decode_entry
 from ledger.core.manifest import DATAREF, PACKS, Dataref, list_key, pack_key, parse_dataref, parse_list
 from ledger.errors import Malformed, ObjectMissing, Tampered
 from ledger.keyring.erasures import SUBJECT_KEYS
@@ -37,8 +39,28 @@ class Referring(NamedTuple):
     """An entry that refers to content. `keyid`: what it is sealed with; erased, its content is of no more use."""
 
     index: int  # type: ignore[assignment]  # in place of tuple's method, which nobody asks of it
+    source: str
     keyid: str | None
     dataref: Dataref
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Entries whose content nobody needs any more, wherever it lies: their data is erased, or they are released.
+
+    `erased`: ids of erased data keys.
+    """
+
+    erased: Collection[str] = ()
+    released: Released = field(default_factory=Released)
+
+    def __contains__(self, one: Referring | Failure) -> bool:
+        return one.keyid in self.erased or (one.source, one.index) in self.released
+
+    def retains(self, index: int, entry: Entry) -> bool:
+        """Whether the content of an entry is to be kept."""
+        event = entry.event
+        return event.keyid not in self.erased and (event.source, index) not in self.released
 
 
 def refers_to_content(data: bytes) -> bool:
@@ -65,7 +87,7 @@ def referring(start: int, entries: Sequence[bytes]) -> Iterator[Referring]:
                 hint="use a newer jinshi",
             ) from error
         if dataref is not None:
-            yield Referring(index, event.keyid, dataref)
+            yield Referring(index, event.source, event.keyid, dataref)
 
 
 async def packs_of(objects: ObjectStore, dataref: Dataref) -> tuple[bytes, ...]:
@@ -119,20 +141,26 @@ Touch = Callable[[str], Coroutine[Any, Any, None]]
 """Told the key of every pack and list that a verified entry refers to."""
 
 
+Learn = Callable[[], Awaitable[Released]]
+"""What the tree that is verified releases: asked once, when anything is missing at all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What an entry refers to is missing or damaged. `keyid`: when it is erased, that is no fault."""
+    """The object under `key`, to which an entry refers, is missing or damaged: no fault when the entry is gone."""
 
     index: int
+    source: str
     keyid: str | None
-    error: Tampered
+    key: str
+    what: str
 
 
 class ContentAudit:
     """Checks that a copy has whatever its verified entries refer to, whole, as they come; memory is bounded.
 
-    What is missing or damaged may turn out erased in the end: `check` says so. A pack that is known to be `verified`
-    only has to be listed.
+    What is missing or damaged may turn out erased in the end: `check` says so. What is released stands in the tree
+    already. A pack that is known to be `verified` only has to be listed.
     """
 
     def __init__(
@@ -142,10 +170,13 @@ class ContentAudit:
         verified: Verified | None = None,
         touch: Touch | None = None,
         erased: Collection[str] = (),
+        learn: Learn | None = None,
+        releases: ReleaseAudit | None = None,
         opened: Callable[[bytes], None] = lambda _: None,
         collect: bool = False,
     ) -> None:
-        """`erased`: ids of keys whose erasure is known beforehand. `opened`: looks into each pack; raises Tampered.
+        """`erased`: ids of keys whose erasure is known beforehand. `learn`: what is released; without it, nothing is.
+        `releases`: is told of every entry, for `check_releases`. `opened`: looks into each pack; raises Tampered.
 
         `collect`: everything that is wrong is kept in `failures`; otherwise the first that no erasure can explain is
         raised at once.
@@ -153,11 +184,15 @@ class ContentAudit:
         self._objects = objects
         self._verified = verified
         self._touch = touch
-        self._erased = erased
+        self._gone = Gone(erased)
+        self._learn = learn
+        self._learning = asyncio.Lock()
         self._opened = opened
         self._collect = collect
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self.failures: list[Failure] = []
+        self.releases = releases
+        """What the entries that were taken release; None: nobody asks whether they may."""
         self.packs = 0
         """How many packs it looked for."""
 
@@ -165,16 +200,23 @@ class ContentAudit:
         """Look at verified entries, `start` being the index of the first. Raises Tampered."""
         wanted: dict[bytes, list[Referring]] = {}
         for index, entry in enumerate(entries, start):
+            if self.releases is not None and may_release(entry):
+                self.releases.take(index, entry)
             if not refers_to_content(entry):
                 continue
             try:
-                found = [one for one in referring(index, [entry]) if one.keyid not in self._erased]
+                found = [*referring(index, [entry])]
             except Tampered as error:
-                self._fail(index, None, error)
+                if not self._collect:
+                    raise
+                self.failures.append(Failure(index, "", None, error.key, error.what))
                 continue
             for one in found:
-                for pack in await self._packs(one):
-                    wanted.setdefault(pack, []).append(one)
+                if self.releases is not None:
+                    self.releases.refers(one.source, index)
+                if one not in self._gone:
+                    for pack in await self._packs(one):
+                        wanted.setdefault(pack, []).append(one)
         if wanted:
             await self._look_for(wanted)
 
@@ -183,7 +225,7 @@ class ContentAudit:
         try:
             packs = await packs_of(self._objects, one.dataref)
         except (ObjectMissing, Tampered) as error:
-            self._fail(one.index, one.keyid, error)
+            await self._miss([one], error)
             return []
         if one.dataref.listed is not None and self._touch is not None:
             await self._touch(list_key(one.dataref.listed))
@@ -199,8 +241,7 @@ class ContentAudit:
             try:
                 self._opened(await read_digest(self._objects, pack_key(pack), pack))
             except (ObjectMissing, Tampered) as error:
-                for one in wanted[pack]:
-                    self._fail(one.index, one.keyid, error)
+                await self._miss(wanted[pack], error)
             else:
                 whole.append(pack)
 
@@ -216,19 +257,37 @@ class ContentAudit:
         while len(self._seen) > SEEN_MAX:
             self._seen.popitem(last=False)
 
-    def _fail(self, index: int, keyid: str | None, error: ObjectMissing | Tampered) -> None:
+    async def _miss(self, referring: Sequence[Referring], error: ObjectMissing | Tampered) -> None:
+        """Note, or raise, that these entries lack what they refer to, unless they are released."""
+        async with self._learning:
+            if self._learn is not None:
+                self._gone, self._learn = Gone(self._gone.erased, await self._learn()), None
         what = f"it is missing at {self._objects.where}" if isinstance(error, ObjectMissing) else error.what
-        failed = error
-        if error.key != f"entry {index}":
-            failed = Tampered(f"entry {index} refers to {error.key}: {what}", key=error.key, hint=HINT)
-        assert isinstance(failed, Tampered)
-        erasable = self._collect or (keyid or "").startswith(SUBJECT_KEYS)
-        if not erasable or len(self.failures) >= MISSING_MAX:
-            raise failed from error
-        self.failures.append(Failure(index, keyid, failed))
+        for one in referring:
+            if one in self._gone:
+                continue
+            failure = Failure(one.index, one.source, one.keyid, error.key, what)
+            erasable = self._collect or (one.keyid or "").startswith(SUBJECT_KEYS)
+            if not erasable or len(self.failures) >= MISSING_MAX:
+                raise _failed(failure) from error
+            self.failures.append(failure)
 
     def check(self, erased: Collection[str] = ()) -> None:
         """Raises Tampered: the content of an entry that is not erased is missing or damaged; `key` names it."""
         for failure in self.failures:
             if failure.keyid is None or failure.keyid not in erased:
-                raise failure.error
+                raise _failed(failure)
+
+    def check_releases(self) -> None:
+        """Raises Tampered: an entry releases what it may not. All entries must have been taken, from the first on."""
+        assert self.releases is not None
+        for index, what in self.releases.released.wrong.items():
+            raise Tampered(
+                f"entry {index} releases no content, though it says so: {what}",
+                key=f"entry {index}",
+                hint="it has no effect; find out who wrote it",
+            )
+
+
+def _failed(failure: Failure) -> Tampered:
+    return Tampered(f"entry {failure.index} refers to {failure.key}: {failure.what}", key=failure.key, hint=HINT)

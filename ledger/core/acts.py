@@ -32,6 +32,7 @@ ASSET_RESTORED: Final = "asset.restored.v1"
 MARK_SET: Final = "mark.set.v1"
 CONTENT_KEYED: Final = "content.keyed.v1"
 CONTENT_COLLECTING: Final = "content.collecting.v1"
+CONTENT_RELEASED: Final = "content.released.v1"
 
 ACTS: Final = "urn:jinshi:ledger:"
 """What the source of every ledger's own acts begins with."""

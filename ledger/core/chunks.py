@@ -5,7 +5,6 @@ Nonces are handed in; where chunks are put is `ledger/content`.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -14,13 +13,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from zstandard import ZstdCompressor
 
+from ledger.core.frames import FrameError, unpack
 from ledger.errors import Tampered
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 Buffer = bytes | bytearray | memoryview
 
@@ -80,7 +76,7 @@ def _derive(secret: bytes, info: bytes, size: int) -> bytes:
     return HKDF(algorithm=SHA256(), length=size, salt=None, info=info).derive(secret)
 
 
-Packer = zstd.ZstdCompressor
+Packer = ZstdCompressor
 """Used again from chunk to chunk; one for each thread."""
 
 
@@ -95,8 +91,7 @@ def seal_chunk(ref: ChunkRef, nonce: bytes, plaintext: Buffer, compressor: Packe
     The nonce has to be random: the same plaintext has the same key, and may pack to other bytes elsewhere.
     """
     assert len(nonce) == NONCE_SIZE
-    packed = compressor.compress(plaintext, Packer.FLUSH_FRAME)
-    return nonce + AESGCM(ref.key).encrypt(nonce, packed, ref.id)
+    return nonce + AESGCM(ref.key).encrypt(nonce, compressor.compress(plaintext), ref.id)
 
 
 def open_chunk(keys: ContentKeys, ref: ChunkRef, blob: Buffer) -> bytes:
@@ -112,13 +107,12 @@ def open_chunk(keys: ContentKeys, ref: ChunkRef, blob: Buffer) -> bytes:
         packed = AESGCM(ref.key).decrypt(nonce, ciphertext, ref.id)
     except InvalidTag as error:
         raise _damaged(ref, "it does not open with its key") from error
-    unpacker = zstd.ZstdDecompressor()
     try:
-        plaintext = unpacker.decompress(packed, max_length=ref.length + 1)
-    except zstd.ZstdError as error:
+        plaintext = unpack(packed, ref.length)
+    except FrameError as error:
         raise _damaged(ref, f"it does not unpack ({error})") from error
     # An id that comes out again proves the length and the key, too: what made them is the same plaintext.
-    if not unpacker.eof or unpacker.unused_data or keys.identify(plaintext) != ref:
+    if keys.identify(plaintext) != ref:
         raise _damaged(ref, "it holds something else")
     return plaintext
 

@@ -25,6 +25,9 @@ from ledger.errors import EntryTooLarge, Malformed, MalformedEntry, MalformedEve
 ENTRY_SIZE_MAX = 65_535
 """An entry's length must fit the uint16 of an entry bundle (C2SP tlog-tiles)."""
 
+REPEATED_LENGTH_MAX = 128
+"""How long the value of an extension attribute is that is remembered encoded."""
+
 _RECORDED_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 
 
@@ -53,14 +56,21 @@ def encode_entry(entry: Entry) -> bytes:
     )
 
 
-def encode_event(event: Event, time: str, *, streamversion: int, recordedtime: str, actor: str) -> bytes:
+def encode_event(
+    event: Event, time: str, *, streamversion: int, recordedtime: str, actor: str, sealed: bytes | None = None
+) -> bytes:
     """The canonical bytes of the entry that records `event` with this `time` in place of its own.
+
+    `sealed` stands in place of the data of an event that has a keyid, and that `check_event` was asked about before.
 
     Raises:
         MalformedEvent: an attribute is not what CloudEvents allows.
         EntryTooLarge: they would pass 65,535 bytes.
     """
-    data = _checked(event, time, streamversion, recordedtime, actor)
+    if sealed is None:
+        data = _checked(event, time, streamversion, recordedtime, actor)
+    else:
+        data = _encoded(event, time, streamversion, recordedtime, actor, sealed)
     if len(data) > ENTRY_SIZE_MAX:
         raise EntryTooLarge(
             f"event {event.id!r} makes an entry of {len(data)} bytes; the most is {ENTRY_SIZE_MAX}",
@@ -76,26 +86,35 @@ def render_entry(entry: Entry) -> bytes:
 
 
 def _checked(event: Event, time: str, streamversion: int, recordedtime: str, actor: str) -> bytes:
-    assert streamversion >= 1, "streams count from 1"
     check_event(event)
     if time != event.time:
         check_time(time)
+    return _encoded(event, time, streamversion, recordedtime, actor)
+
+
+def _encoded(
+    event: Event, time: str, streamversion: int, recordedtime: str, actor: str, sealed: bytes | None = None
+) -> bytes:
+    assert streamversion >= 1, "streams count from 1"
+    assert sealed is None or event.keyid is not None, "what is sealed is sealed with a key"
     encode = _encode_extended if event.extensions else _encode
-    return encode(event, _repeated(time), streamversion, _repeated(recordedtime), actor)
+    return encode(event, _repeated(time), streamversion, _repeated(recordedtime), actor, sealed)
 
 
 # The members in the order of their names: all ASCII, where code points and UTF-16 units sort alike (RFC 8785 §3.2.3).
 # Nearly every entry has the same ones, so they are put into one template; a property test holds it to the standard.
 
 
-def _encode(event: Event, time: bytes, streamversion: int, recordedtime: bytes, actor: str) -> bytes:
+def _encode(
+    event: Event, time: bytes, streamversion: int, recordedtime: bytes, actor: str, sealed: bytes | None
+) -> bytes:
     """An entry without extension attributes."""
     opening, source, closing = _repeated_members(actor, event.source, event.type)
     data = event.data
     if data is not None and event.datacontenttype is None and event.dataref is None and _is_plain(event):
         data = b',"data":' + data
     else:
-        data = b"".join([b"," + member for member in _data_members(event)])
+        data = b"".join([b"," + member for member in _data_members(event, sealed)])
     keyid = b"" if event.keyid is None else b',"keyid":' + _repeated(event.keyid)
     subject = b"" if event.subject is None else b',"subject":' + _text(event.subject)
     return b'%b%b,"id":%b%b,"recordedtime":%b%b%d%b,"time":%b%b' % (
@@ -112,11 +131,13 @@ def _encode(event: Event, time: bytes, streamversion: int, recordedtime: bytes, 
     )
 
 
-def _encode_extended(event: Event, time: bytes, streamversion: int, recordedtime: bytes, actor: str) -> bytes:
+def _encode_extended(
+    event: Event, time: bytes, streamversion: int, recordedtime: bytes, actor: str, sealed: bytes | None
+) -> bytes:
     """An entry whose extension attributes stand among the others."""
     members = [
         _repeated_members(actor, event.source, event.type)[0][1:],
-        *_data_members(event),
+        *_data_members(event, sealed),
         b'"id":' + _text(event.id),
         b'"recordedtime":' + recordedtime,
         b'"source":' + _repeated(event.source),
@@ -130,20 +151,27 @@ def _encode_extended(event: Event, time: bytes, streamversion: int, recordedtime
     if event.subject is not None:
         members.append(b'"subject":' + _text(event.subject))
     for name, value in event.extensions.items():
-        members.append(b'"%b":%b' % (name.encode(), _extension(value)))
+        few = type(value) is str and len(value) <= REPEATED_LENGTH_MAX
+        members.append(_repeated_extension(name, value) if few else _extension(name, value))
     members.sort()  # a name ends in a quotation mark, which sorts before whatever else may stand in one
     return b"{%b}" % b",".join(members)
 
 
-def _extension(value: Extension) -> bytes:
-    if type(value) is str:
-        return _text(value)
-    return b"%d" % value if type(value) is int else canonicalize(value)
+def _extension(name: str, value: Extension) -> bytes:
+    if type(value) is int:
+        return b'"%b":%d' % (name.encode(), value)
+    return b'"%b":%b' % (name.encode(), _text(value) if type(value) is str else canonicalize(value))
 
 
-def _data_members(event: Event) -> list[bytes]:
+_repeated_extension = lru_cache(maxsize=4096)(_extension)
+"""The same, for what may say the same of many entries: who did it, and by what right."""
+
+
+def _data_members(event: Event, sealed: bytes | None) -> list[bytes]:
     members = []
-    if event.data is not None:
+    if sealed is not None:
+        members.append(b'"data_base64":"%b"' % base64.b64encode(sealed))
+    elif event.data is not None:
         plain = _is_plain(event)
         members.append(b'"data":' + event.data if plain else b'"data_base64":"%b"' % base64.b64encode(event.data))
     if event.datacontenttype is not None:

@@ -15,6 +15,9 @@ EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 SIZE_MAX = 2**63 - 1
 
+FEW_LEAVES = 64
+"""Up to so many leaves, a tree grows faster leaf by leaf than level by level."""
+
 LeafIndex = NewType("LeafIndex", int)
 TreeSize = NewType("TreeSize", int)
 
@@ -85,6 +88,8 @@ class CompactRange:
     def extend(self, leaf_hashes: Iterable[bytes]) -> CompactRange:
         """The tree with these leaves added on the right."""
         hashes = leaf_hashes if isinstance(leaf_hashes, list) else list(leaf_hashes)
+        if len(hashes) <= FEW_LEAVES:
+            return self._extend_by_few(hashes)
         edge = dict(zip((node.level for node in frontier_nodes(self.size)), self.frontier, strict=True))
         size = self.size + len(hashes)
         start = self.size
@@ -101,6 +106,17 @@ class CompactRange:
             start >>= 1
             level += 1
         return CompactRange(size, tuple(edge[key] for key in sorted(edge, reverse=True)))
+
+    def _extend_by_few(self, leaf_hashes: list[bytes]) -> CompactRange:
+        """The same, leaf after leaf: a new one is joined with as many perfect subtrees as the size ends in ones."""
+        size, frontier = self.size, list(self.frontier)
+        for joined in leaf_hashes:
+            rest, size = size, size + 1
+            while rest & 1:
+                joined = _sha256(b"\1" + frontier.pop() + joined).digest()
+                rest >>= 1
+            frontier.append(joined)
+        return CompactRange(size, tuple(frontier))
 
     def root(self) -> bytes:
         """The Merkle tree hash (RFC 6962 §2.1)."""

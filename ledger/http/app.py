@@ -6,21 +6,18 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ledger.core.checkpoint import origin_prefix
-from ledger.errors import JinshiError
 from ledger.http.append import post_events
 from ledger.http.bearer import Bearing
 from ledger.http.consuming import delete_consumer, get_consumer, list_consumers, put_consumer
-from ledger.http.guard import Guard
+from ledger.http.guard import Guard, GuardedApp
 from ledger.http.health import get_health, get_metrics, get_ready
 from ledger.http.openapi import document
-from ledger.http.problems import on_http_exception, on_jinshi_error
 from ledger.http.query import parameters
 from ledger.http.read import get_consistency, get_event, get_events, get_receipt
 from ledger.http.service import STREAM_PATH, Service
@@ -31,10 +28,9 @@ from ledger.http.tiles import get_checkpoint, get_key, get_tile
 def make_app(service: Service) -> Starlette:
     """The ASGI application that serves one ledger."""
     service.metrics.registry.register(Gauges(service))
-    app = Starlette(
+    app = GuardedApp(
         routes=routes(service.origin),
         middleware=[Middleware(Guard, served=service), *_bearing(service)],
-        exception_handlers={JinshiError: on_jinshi_error, HTTPException: on_http_exception},
     )
     app.router.redirect_slashes = False
     app.state.service = service

@@ -5,12 +5,14 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Any, Protocol
 
-from starlette.requests import ClientDisconnect
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.errors import JinshiError
-from ledger.http.problems import Refused, fault, response_of
+from ledger.http.problems import Refused, fault, refused_by_router, response_of
 
 
 class Guarded(Protocol):
@@ -35,6 +37,20 @@ class Guarded(Protocol):
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request; labels of few values, whatever is sent."""
         ...
+
+
+class GuardedApp(Starlette):
+    """An application whose first middleware is the guard, which answers whatever is raised.
+
+    What Starlette puts around and inside of it would do the same once more, for every request.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """See `Starlette`."""
+        app: ASGIApp = self.router
+        for cls, args, kwargs in reversed(self.user_middleware):
+            app = cls(app, *args, **kwargs)
+        return app
 
 
 class Guard:
@@ -64,8 +80,12 @@ class Guard:
         except ClientDisconnect:
             status = status or 499  # nobody hears it; counted as nginx does
             await Response(status_code=400)(scope, receive, counted)
-        except JinshiError as error:
-            await response_of(error)(scope, receive, counted)
+        except (JinshiError, HTTPException) as error:
+            if status:  # the answer has begun: the server cuts the connection
+                served.on_fault(error)
+                raise
+            answer = response_of(error) if isinstance(error, JinshiError) else refused_by_router(Request(scope), error)
+            await answer(scope, receive, counted)
         except Exception as error:
             served.on_fault(error)
             if status:

@@ -25,6 +25,8 @@ class Metrics:
         self.requests = Counter(
             "jinshi_http_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
         )
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram | None]] = {}
+        """The counters of the requests answered before, which the library would look up under a lock."""
         self.request_seconds = Histogram(
             "jinshi_http_request_seconds", "Time to answer, streams excepted.", ("route",), registry=self.registry
         )
@@ -55,6 +57,19 @@ class Metrics:
         self.asset_lag_bytes = self._of_asset("bytes", "Their canonical bytes; NaN: too many to be counted.")
         self.asset_lag_seconds = self._of_asset("seconds", "The age of the oldest of them; 0: there is none.")
         self.alarms = Gauge("jinshi_alarms", "1 for each alarm that stands.", ("kind", "about"), registry=self.registry)
+
+    def answered(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        """Count a request, and how long it took."""
+        counters = self._answered.get((method, route, status))
+        if counters is None:
+            counters = self._counters(method, route, status, timed=seconds is not None)
+            self._answered[method, route, status] = counters
+        counters[0].inc()
+        if counters[1] is not None and seconds is not None:
+            counters[1].observe(seconds)
+
+    def _counters(self, method: str, route: str, status: int, *, timed: bool) -> tuple[Counter, Histogram | None]:
+        return self.requests.labels(method, route, status), self.request_seconds.labels(route) if timed else None
 
     def _of_site(self, name: str, about: str) -> Gauge:
         return Gauge(f"jinshi_site_{name}", about, ("site",), registry=self.registry)

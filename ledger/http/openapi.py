@@ -6,8 +6,9 @@ import json
 
 from ledger.core.acknowledgement import ACK_PATTERN
 from ledger.core.checkpoint import origin_prefix
+from ledger.http.bearer import APPEND, OPEN, READ
 from ledger.http.limits import HttpLimits
-from ledger.http.operations import header, operation, path, query
+from ledger.http.operations import header, operation, path, problem, query
 from ledger.http.receive import BATCH, STRUCTURED
 from ledger.http.schemas import TEXT, Json, closed, ref, schemas
 
@@ -27,25 +28,63 @@ def document(origin: str, limits: HttpLimits) -> bytes:
             "Errors are problem details (RFC 9457). See docs/http.md.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {
-            "/events": {"post": _post_events(limits), "get": _get_events(limits)},
-            "/events/stream": {"get": _get_stream()},
-            "/events/{index}": {"get": _get_event()},
-            "/events/{index}/receipt": {"get": _get_receipt()},
-            "/proofs/consistency": {"get": _get_consistency()},
-            "/consumers": {"get": _list_consumers()},
-            "/consumers/{name}": {"get": _get_consumer(), "put": _put_consumer(), "delete": _delete_consumer()},
-            f"{prefix}checkpoint": {"get": _get_checkpoint()},
-            f"{prefix}tile/{{path}}": {"get": _get_tile()},
-            f"{prefix}keyring/{{keyid}}": {"get": _get_key()},
-            "/healthz": {"get": _get_status("getHealth", "The process answers.", "Health")},
-            "/readyz": {"get": _get_status("getReady", "It can take events.", "Ready")},
-            "/metrics": {"get": _get_metrics()},
-            "/openapi.json": {"get": _get_openapi()},
-        },
-        "components": {"schemas": schemas(limits)},
+        "paths": _secured(
+            {
+                "/events": {"post": _post_events(limits), "get": _get_events(limits)},
+                "/events/stream": {"get": _get_stream()},
+                "/events/{index}": {"get": _get_event()},
+                "/events/{index}/receipt": {"get": _get_receipt()},
+                "/proofs/consistency": {"get": _get_consistency()},
+                "/consumers": {"get": _list_consumers()},
+                "/consumers/{name}": {"get": _get_consumer(), "put": _put_consumer(), "delete": _delete_consumer()},
+                f"{prefix}checkpoint": {"get": _get_checkpoint()},
+                f"{prefix}tile/{{path}}": {"get": _get_tile()},
+                f"{prefix}keyring/{{keyid}}": {"get": _get_key()},
+                "/healthz": {"get": _get_status("getHealth", "The process answers.", "Health")},
+                "/readyz": {"get": _get_status("getReady", "It can take events.", "Ready")},
+                "/metrics": {"get": _get_metrics()},
+                "/openapi.json": {"get": _get_openapi()},
+            }
+        ),
+        "components": {"schemas": schemas(limits), "securitySchemes": _SCHEMES},
     }
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+# -- who may ---------------------------------------------------------------------------------------------------
+
+_SCHEMES: Json = {
+    "certificate": {
+        "type": "mutualTLS",
+        "description": "A client certificate, where the server demands one: it says who answers for what is recorded.",
+    },
+    "accessToken": {
+        "type": "oauth2",
+        "description": "Authorization: Bearer TOKEN (RFC 6750), on a connection with the client certificate that the "
+        "token was given to (RFC 8705 §3). It narrows what the caller may do; without one nothing is narrowed. Where a "
+        "trust service is served over TLS, POST /token gives them out (RFC 6749 §4.4).",
+        "flows": {
+            "clientCredentials": {
+                "tokenUrl": "/token",
+                "scopes": {
+                    APPEND: "To record events.",
+                    READ: "To read, and whatever else is no recording.",
+                    OPEN: "To read what is sealed, in the clear.",
+                },
+            }
+        },
+    },
+}
+
+
+def _secured(paths: Json) -> Json:
+    """Every operation with what it takes from whoever has a token, and how a token is refused."""
+    for at, operations in paths.items():
+        for method, found in operations.items():
+            needed = APPEND if (at, method) == ("/events", "post") else READ
+            found["security"] = [{}, {"certificate": []}, {"certificate": [], "accessToken": [needed]}]
+            found["responses"] |= {str(status): problem(status) for status in (401, 403)}
+    return paths
 
 
 # -- the operations ---------------------------------------------------------------------------------------------

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from ledger.http.problems import MEDIA_TYPE
 from ledger.http.schemas import Json, ref
 
+_REFUSING = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    503: {"Retry-After": {"schema": {"type": "integer"}}},
+    507: {"Retry-After": {"schema": {"type": "integer"}}},
+}
 _EVERYWHERE = (400, 404, 405, 421, 431, 500, 503)
 _DESCRIPTIONS = {
     200: "It is done.",
@@ -15,6 +20,7 @@ _DESCRIPTIONS = {
     204: "It is done; there is nothing to say.",
     304: "It is what you have already.",
     400: "The request makes no sense.",
+    401: "The access token does not count.",
     403: "The caller may not do that.",
     404: "There is no such thing.",
     405: "That method cannot be used here.",
@@ -52,12 +58,7 @@ def operation(
             **({"headers": headers} if headers else {}),
         }
     for status in sorted({*_EVERYWHERE, *problems}):
-        headers = {"Retry-After": {"schema": {"type": "integer"}}} if status in (503, 507) else {}
-        responses[str(status)] = {
-            "description": _DESCRIPTIONS[status],
-            "content": {MEDIA_TYPE: {"schema": ref("Problem")}},
-            **({"headers": headers} if headers else {}),
-        }
+        responses[str(status)] = problem(status)
     operation: Json = {"operationId": name, "summary": summary, "responses": responses}
     if description:
         operation["description"] = description
@@ -66,6 +67,16 @@ def operation(
     if body is not None:
         operation["requestBody"] = body
     return operation
+
+
+def problem(status: int) -> Json:
+    """The answer of a status that says what is wrong (RFC 9457)."""
+    headers = _REFUSING.get(status)
+    return {
+        "description": _DESCRIPTIONS[status],
+        "content": {MEDIA_TYPE: {"schema": ref("Problem")}},
+        **({"headers": headers} if headers else {}),
+    }
 
 
 def query(name: str, schema: Json, about: str, *, required: bool = False) -> Json:

@@ -158,8 +158,13 @@ async def on_jinshi_error(_: Request, error: Exception) -> Response:
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's handler for what its router refuses: no such path, or no such method there."""
+    """Starlette's handler for what its router refuses."""
     assert isinstance(error, HTTPException)
+    return refused_by_router(request, error)
+
+
+def refused_by_router(request: Request, error: HTTPException) -> Response:
+    """What a caller is answered where there is no such path, or no such method there."""
     status, headers = error.status_code, dict[str, str]()
     if status == 405:
         headers["allow"] = ", ".join(sorted(_methods_at(request)))

@@ -119,16 +119,19 @@ class Publishing:
     # -- the two tasks --
 
     async def _watch(self) -> None:
-        """Follow the committed head: at once for commits of this process, within POLL_S for any other."""
+        """Follow the committed head: commits of this process are told at once, any other is seen within POLL_S."""
         own = self._sequencer.committed
-        while True:
-            seen = own.commits
-            if own.size > self.committed.value:
-                self.committed.rise(own.size)  # known without a look
-            else:
-                with suppress(Unavailable):  # the next look may succeed; requests meet the error themselves
-                    self.committed.rise((await self._store.head()).size)
-            await own.wait(POLL_S, seen=seen)
+        own.told.append(self.committed.rise)
+        self.committed.rise(own.size)
+        try:
+            while True:
+                seen = own.commits
+                await asyncio.sleep(POLL_S)
+                if own.commits == seen:
+                    with suppress(Unavailable):  # the next look may succeed; requests meet the error themselves
+                        self.committed.rise((await self._store.head()).size)
+        finally:
+            own.told.remove(self.committed.rise)
 
     async def _run(self) -> None:
         retry_s = self._limits.retry_after_s

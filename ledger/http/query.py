@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
@@ -27,19 +28,17 @@ PAGING = ("order", "limit", "cursor")
 STREAM = ("from", "source", "subject", "type", "consumer", "follow")
 
 _PARAMETERS_MAX = 32
+_KEPT_LENGTH_MAX = 512
 _INDEX = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
 
 
 def parameters(request: Request, known: Sequence[str]) -> dict[str, str]:
     """The query of a request. Raises InvalidRequest: one is unknown or stands twice, or it is not UTF-8."""
+    query: bytes = request.scope["query_string"]
+    if not query:
+        return {}
     try:
-        pairs = parse_qsl(
-            request.scope["query_string"].decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=bool(request.scope["query_string"]),
-            errors="strict",
-            max_num_fields=_PARAMETERS_MAX,
-        )
+        pairs = _pairs(query) if len(query) <= _KEPT_LENGTH_MAX else _pairs.__wrapped__(query)
     except ValueError as error:
         raise InvalidRequest("the query is not name=value&..., percent-encoded UTF-8") from error
     found: dict[str, str] = {}
@@ -52,6 +51,19 @@ def parameters(request: Request, known: Sequence[str]) -> dict[str, str]:
             raise InvalidRequest(f"the parameter {name!r} stands twice", hint="give it once")
         found[name] = value
     return found
+
+
+@lru_cache(maxsize=1_024)
+def _pairs(query: bytes) -> tuple[tuple[str, str], ...]:
+    """Those of a query, which is often the one of the request before. Raises ValueError."""
+    found = parse_qsl(
+        query.decode("ascii"),
+        keep_blank_values=True,
+        strict_parsing=True,
+        errors="strict",
+        max_num_fields=_PARAMETERS_MAX,
+    )
+    return tuple(found)
 
 
 def index_of(text: str, what: str) -> int:

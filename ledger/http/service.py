@@ -118,9 +118,7 @@ class Service:
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """See `Guarded`. How long a stream was open is no answering time."""
-        self.metrics.requests.labels(method, route, status).inc()
-        if route != STREAM_PATH:
-            self.metrics.request_seconds.labels(route).observe(seconds)
+        self.metrics.answered(method, route, status, None if route == STREAM_PATH else seconds)
 
     def take_stream(self) -> None:
         """Count a stream that opens. Raises Pushback: there are as many as may be."""

@@ -228,6 +228,14 @@ class DataKeys:
                 parallel=OBJECTS_PARALLEL,
             )
 
+    def at_hand(self, keyid: str) -> bytes | None:
+        """A key that `get` would give without asking anybody; None: it would have to ask."""
+        kept = self._cached.get(keyid)
+        if kept is None or self._clock.now().timestamp() - kept[1] > self._limits.cached_s:
+            return None
+        self._cached.move_to_end(keyid)
+        return kept[0]
+
     async def get_many(self, keyids: Iterable[str]) -> Mapping[str, bytes]:
         """The keys of these ids; those the keyring does not hold under this key-encryption key are left out.
 

@@ -7,9 +7,9 @@ written -> `StoreUnavailable`. No other exception leaves a driver, but the ones 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, NewType, Protocol
+from typing import NamedTuple, NewType, Protocol, runtime_checkable
 
 from ledger.errors import InvalidRequest, ObjectMissing
 
@@ -163,6 +163,27 @@ class ObjectStore(Protocol):
         ...
 
 
+ReadPart = Callable[[str, int, memoryview], int]
+"""Reads a part of an object, from that byte on, into a buffer; blocks: for threads. How many bytes there were.
+
+Raises ObjectMissing, StoreUnavailable.
+"""
+
+
+@runtime_checkable
+class InParts(Protocol):
+    """What an `ObjectStore` is besides where parts of objects cost no more than their bytes: a directory."""
+
+    def in_parts(self) -> ReadPart | None:
+        """What reads a part; None: what this stands in front of has whole objects only."""
+        ...
+
+
+def read_part_of(objects: ObjectStore) -> ReadPart | None:
+    """What reads parts of objects into buffers that are used again; None: they are read whole, with `get`."""
+    return objects.in_parts() if isinstance(objects, InParts) else None
+
+
 class Prefixed:
     """Everything under a prefix of an object store, as an `ObjectStore` of its own."""
 
@@ -180,6 +201,19 @@ class Prefixed:
             return await self._inner.get(self._prefix + validate_key(key))
         except ObjectMissing as error:
             raise ObjectMissing(key, where=self.where) from error
+
+    def in_parts(self) -> ReadPart | None:
+        read_part = read_part_of(self._inner)
+        if read_part is None:
+            return None
+
+        def read(key: str, offset: int, buffer: memoryview) -> int:
+            try:
+                return read_part(self._prefix + validate_key(key), offset, buffer)
+            except ObjectMissing as error:
+                raise ObjectMissing(key, where=self.where) from error
+
+        return read
 
     async def put_immutable(self, key: str, data: bytes) -> None:
         await self._inner.put_immutable(self._prefix + validate_key(key), data)

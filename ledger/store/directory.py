@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from ledger.errors import CompareFailed, DiskFull, ImmutableConflict, ObjectMissing, StoreUnavailable
 from ledger.files import is_full
-from ledger.store.base import Stored, Tag, Version, VersionId, is_key, validate_key, validate_prefix
+from ledger.store.base import ReadPart, Stored, Tag, Version, VersionId, is_key, validate_key, validate_prefix
 
 _ONLY = VersionId("only")
 """A directory keeps no versions: what is there is the only one."""
@@ -43,6 +43,9 @@ class DirectoryStore:
 
     async def get(self, key: str) -> Stored:
         return await asyncio.to_thread(self._get, self._path(key), key)
+
+    def in_parts(self) -> ReadPart:
+        return self._read_part
 
     async def put_immutable(self, key: str, data: bytes) -> None:
         await asyncio.to_thread(self._put_immutable, self._path(key), data)
@@ -95,14 +98,26 @@ class DirectoryStore:
         return [Version(key, _ONLY, current=True, removed=False, size=_size(self._path(key))) for key in keys]
 
     def _get(self, path: Path, key: str) -> Stored:
-        try:
+        with self._reading(path, key):
             data = path.read_bytes()
+        return Stored(data, _tag(data))
+
+    def _read_part(self, key: str, offset: int, buffer: memoryview) -> int:
+        path, filled = self._path(key), 0
+        with self._reading(path, key), path.open("rb", buffering=0) as file:
+            while filled < len(buffer) and (count := os.preadv(file.fileno(), [buffer[filled:]], offset + filled)):
+                filled += count
+        return filled
+
+    @contextmanager
+    def _reading(self, path: Path, key: str) -> Iterator[None]:
+        try:
+            yield
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             self._check_root()
             raise ObjectMissing(key, where=self.where) from error
         except OSError as error:
             _refuse(error, path, "read")
-        return Stored(data, _tag(data))
 
     def _put_immutable(self, path: Path, data: bytes) -> None:
         try:

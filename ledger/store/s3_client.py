@@ -69,8 +69,10 @@ def make_client(
         connect_timeout=timeout_s / 4,
         read_timeout=timeout_s,
         max_pool_connections=CONNECTIONS_MAX,
-        # Other stores than AWS's mostly want the bucket in the path.
-        s3={"addressing_style": "path" if endpoint_url else "auto"},
+        response_checksum_validation="when_required",  # s3.py says where
+        # Other stores than AWS's mostly want the bucket in the path. A body goes with its SHA-256 in a header that is
+        # signed (s3.py), so it is not hashed a second time, here and by the server, to be signed itself.
+        s3={"addressing_style": "path" if endpoint_url else "auto", "payload_signing_enabled": False},
     )
     try:
         client = session.client("s3", endpoint_url=endpoint_url, config=config)
@@ -86,7 +88,14 @@ def make_client(
 @cache
 def _loader() -> Loader:
     """What botocore knows of S3: read once for all clients of this process, as all of them are asked for the same."""
-    return Loader()
+    return _S3Alone()
+
+
+class _S3Alone(Loader):
+    """Does not look through the descriptions of all other services, which takes longer than to read that of S3."""
+
+    def list_available_services(self, type_name: str) -> list[str]:
+        return ["s3"]
 
 
 def _follow_no_redirects(context: dict[str, Any], **_: object) -> None:

@@ -193,21 +193,22 @@ class SqliteEntryStore:
             (epoch,) = only_row(db.execute("SELECT epoch FROM head"))
         return int(epoch)
 
-    def _check_epoch(self, epoch: int) -> None:
-        found = self._head().epoch
-        if found != epoch:
+    def _head_of(self, epoch: int) -> Head:
+        """The head, while nobody has taken over. Raises Fenced."""
+        head = self._head()
+        if head.epoch != epoch:
             raise Fenced(
-                f"{self._path} has been taken over by another writer (epoch {found}, this one is {epoch})",
+                f"{self._path} has been taken over by another writer (epoch {head.epoch}, this one is {epoch})",
                 hint="let only one process write",
             )
+        return head
 
     def _commit(self, rows: Sequence[Row], expected_size: int, frontier: tuple[bytes, ...], epoch: int) -> None:
         try:
             with transaction(self._writer) as db:
-                self._check_epoch(epoch)
-                size = self._head().size
-                if size != expected_size:
-                    raise CompareFailed(f"{self._path} holds {size} entries, not {expected_size}")
+                head = self._head_of(epoch)
+                if head.size != expected_size:
+                    raise CompareFailed(f"{self._path} holds {head.size} entries, not {expected_size}")
                 numbers = self._intern(chain.from_iterable((row.source, row.type, row.actor) for row in rows))
                 db.executemany(
                     "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -230,7 +231,7 @@ class SqliteEntryStore:
                     "INSERT INTO entry VALUES (?, ?, ?)",
                     ((position, row.entry, row.leaf_hash) for position, row in enumerate(rows, expected_size)),
                 )
-                recorded_us = rows[-1].recordedtime_us if rows else self._head().recordedtime_us
+                recorded_us = rows[-1].recordedtime_us if rows else head.recordedtime_us
                 db.execute(
                     "UPDATE head SET size = ?, frontier = ?, recorded_us = ?",
                     (expected_size + len(rows), b"".join(frontier), recorded_us),
@@ -267,7 +268,7 @@ class SqliteEntryStore:
 
     def _record_checkpoint(self, checkpoint: SignedCheckpoint, expected_size: int | None, epoch: int) -> None:
         with transaction(self._writer) as db:
-            self._check_epoch(epoch)
+            self._head_of(epoch)
             row = db.execute("SELECT size FROM checkpoint WHERE origin = ?", (checkpoint.origin,)).fetchone()
             if (None if row is None else row[0]) != expected_size:
                 raise CompareFailed(f"{self._path}: the last checkpoint of {checkpoint.origin} is another one")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any, Final
@@ -87,8 +87,8 @@ class Policies:
         attributes = {name: _plain(value) for name, value in resource.attributes.items() if self._names(name)}
         asked = {name: value for name, value in asking.items() if self._names(name)}
         by_id = self._names("id") or self._names("Thing")
-        # As text, which tells 1 from true.
-        key = (principal, action, resource.kind, resource.id if by_id else "", json.dumps([attributes, asked]))
+        about = (*_told(attributes), None, *_told(asked))
+        key = (principal, action, resource.kind, resource.id if by_id else "", about)
         verdict = self._decided.get(key)
         if verdict is None:
             verdict = self.evaluated(principal, action, replace(resource, attributes=attributes), asking)
@@ -164,6 +164,12 @@ def shipped(name: str) -> str:
 
 def _plain(value: Value) -> str | int | bool | list[str]:
     return value if isinstance(value, str | int | bool) else list(value)
+
+
+def _told(values: Mapping[str, str | int | bool | list[str]]) -> Iterator[Hashable]:
+    """What tells values apart; 1 from true, too."""
+    for name, value in values.items():
+        yield name, type(value), tuple(value) if isinstance(value, list) else value
 
 
 def _line(error: object) -> str:

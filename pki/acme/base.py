@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from ledger.errors import Conflict, Pushback
 from pki.access.base import Access, Caller, Permit, Resource, service_permit
+from pki.acme.names import named
 from pki.acme.settings import AcmeSettings
 from pki.aggregates.acme import Account
 from pki.aggregates.acme_order import Order
@@ -85,7 +86,7 @@ def order_resource(order: Order) -> Resource:
             "holder": order.holder,
             "authority": order.authority,
             "profile": order.profile,
-            "names": tuple(f"dns:{one}" for one in order.names),
+            "names": tuple(named(one) for one in order.names),
         },
     )
 

@@ -10,7 +10,7 @@ from ledger.errors import InvalidRequest
 from pki.access.base import Permit, Resource
 from pki.acme.base import new_name
 from pki.acme.jws import encode_base64url
-from pki.acme.names import is_dns_name
+from pki.acme.names import is_address, is_dns_name
 from pki.aggregates.acme import EabKey
 from pki.journal import Journal
 
@@ -32,7 +32,8 @@ async def issue_key(
     *,
     permit: Permit,
 ) -> EabKey:
-    """A new key: accounts that are made with it are the holder's, and may order those profiles for those domains.
+    """A new key: accounts that are made with it are the holder's, and may order those profiles for those domains and
+    addresses.
 
     Raises:
         InvalidRequest: a domain is none, or there are none, or too many.
@@ -41,8 +42,11 @@ async def issue_key(
         raise InvalidRequest(
             "a key is for 1 to 100 domains and 1 to 20 profiles", hint="give --name and --profile, several times"
         )
-    if bad := [name for name in names if not is_dns_name(name)]:
-        raise InvalidRequest(f"{bad[0]!r} is no domain", hint="such as city.example: it allows itself and all below")
+    if bad := [name for name in names if not (is_dns_name(name) or is_address(name))]:
+        raise InvalidRequest(
+            f"{bad[0]!r} is no domain, and no address",
+            hint="such as city.example, which allows itself and all below, or 10.1.2.3",
+        )
     if not 0 < accounts_max <= ACCOUNTS_MAX:
         raise InvalidRequest(f"{accounts_max} accounts", hint=f"1 to {ACCOUNTS_MAX:,}")
     key = EabKey(

@@ -10,6 +10,7 @@ from cryptography.x509.oid import NameOID
 
 from pki.access.base import Permit
 from pki.acme.ids import parse_certificate_id
+from pki.acme.names import named
 from pki.acme.problems import Problem
 from pki.aggregates.acme_order import Order
 from pki.core.request import CertificationRequest, parse_request
@@ -19,8 +20,8 @@ from pki.core.request import CertificationRequest, parse_request
 class Wanted:
     """A certificate that an order has come to. `request_id` stays the same however often it is asked for.
 
-    `names` are what was proven ("dns:…"); nothing else may be certified. `not_after` in POSIX seconds, 0: as the
-    profile says; `renews` is the serial (hexadecimal) of the one it takes the place of, "" for none.
+    `names` are what was proven ("dns:…", "ip:…"); nothing else may be certified. `not_after` in POSIX seconds, 0: as
+    the profile says; `renews` is the serial (hexadecimal) of the one it takes the place of, "" for none.
     """
 
     request_id: str
@@ -45,7 +46,7 @@ class Finalizer(Protocol):
     """Issues what orders have come to: our own authority, or a registration before it."""
 
     async def unwanted(self, profile: str, names: Sequence[str]) -> Mapping[str, str]:
-        """Those names ("dns:…") that the profile certifies for nobody, and why: before anything is proven.
+        """Those names ("dns:…", "ip:…") that the profile certifies for nobody, and why: before anything is proven.
 
         Raises:
             InvalidRequest: the profile is not issued over ACME.
@@ -82,8 +83,8 @@ def check_names(csr: bytes, names: list[str]) -> CertificationRequest:
     request = parse_request(csr)
     asked = set(request.names)
     common = [str(one.value) for one in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    asked |= {f"dns:{one.lower()}" for one in common}
-    expected = {f"dns:{one}" for one in names}
+    asked |= {named(one.lower()) for one in common}
+    expected = {named(one) for one in names}
     if asked != expected:
         more, less = sorted(asked - expected), sorted(expected - asked)
         said = [f"{what} {', '.join(which[:3])}" for what, which in (("it has", more), ("it lacks", less)) if which]
@@ -99,7 +100,7 @@ def wanted_of(order: Order, request: CertificationRequest) -> Wanted:
         order.profile,
         order.holder,
         request,
-        tuple(f"dns:{one}" for one in order.names),
+        tuple(named(one) for one in order.names),
         order.not_after,
         parse_certificate_id(order.replaces).serial if order.replaces else "",
     )

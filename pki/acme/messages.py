@@ -10,7 +10,7 @@ from typing import Final
 from ledger.core.canonical import JsonValue, parse_json
 from ledger.errors import Malformed, MalformedRequest
 from pki.acme.jws import Jwk, decode_base64url, parse_jwk
-from pki.acme.names import is_dns_name
+from pki.acme.names import DNS_TYPE, IP_TYPE, is_address, is_dns_name
 from pki.acme.problems import Problem, Subproblem, malformed
 from pki.aggregates.certificate import REASONS
 from pki.core.names import domain
@@ -89,11 +89,11 @@ def parse_order_message(data: bytes, *, names_max: int = 100) -> OrderMessage:
     if not isinstance(identifiers, list) or not 0 < len(identifiers) <= names_max:
         raise malformed(f"an order has 1 to {names_max} identifiers")
     names = tuple(sorted({_identifier(one) for one in identifiers}))
-    if bad := [one for one in names if not is_dns_name(one.removeprefix("*."))]:
+    if bad := [one for one in names if not (is_dns_name(one.removeprefix("*.")) or is_address(one))]:
         raise Problem(
             "rejectedIdentifier",
             f"{len(bad)} of the names are none that are certified",
-            subproblems=[Subproblem("malformed", "it is no DNS name", one[:253]) for one in bad],
+            subproblems=[Subproblem("malformed", "it is no DNS name, or IP address", one[:253]) for one in bad],
         )
     if value.get("notBefore") is not None:
         raise malformed("when a certificate begins to hold is not for an order to say", hint="leave notBefore out")
@@ -207,8 +207,13 @@ def _identifier(value: JsonValue) -> str:
     if not isinstance(value, dict):
         raise malformed("an identifier is a JSON object")
     kind, name = _text(value, "type"), _text(value, "value")
-    if kind != "dns":
+    if kind not in (DNS_TYPE, IP_TYPE):
         raise Problem("unsupportedIdentifier", f"identifiers of type {kind[:20]!r} are not certified here")
+    if is_address(name) != (kind == IP_TYPE):
+        why = f"it is not of type {kind}, or not written as RFC 5952 has it"
+        raise Problem(
+            "rejectedIdentifier", f"{name[:80]!r}: {why}", subproblems=[Subproblem("malformed", why, name[:253])]
+        )
     return name.lower()
 
 

@@ -12,10 +12,11 @@ from ledger.errors import Conflict, InvalidRequest, IssuanceRefused, Malformed
 from pki.access.base import Resource
 from pki.acme.ari import Renewals
 from pki.acme.base import Acme, is_name, new_name, order_resource
-from pki.acme.challenges.perspective import KINDS, WILDCARD_KINDS
+from pki.acme.challenges.perspective import ADDRESS_KINDS, KINDS, WILDCARD_KINDS
 from pki.acme.issuing import Finalizer, check_names, wanted_of
 from pki.acme.jws import encode_base64url, parse_jwk
 from pki.acme.messages import OrderMessage
+from pki.acme.names import is_address, named
 from pki.acme.problems import Problem, Subproblem, absent, limited
 from pki.acme.settings import HOUR_S
 from pki.aggregates.acme import VALID, Account
@@ -91,7 +92,7 @@ class Orders:
     async def _check_profile(self, profile: str, message: OrderMessage) -> None:
         """What would be refused in the end whatever is proven is refused at once."""
         try:
-            unwanted = await self.finalizer.unwanted(profile, [f"dns:{one}" for one in message.names])
+            unwanted = await self.finalizer.unwanted(profile, [named(one) for one in message.names])
         except InvalidRequest as error:
             raise Problem("invalidProfile", error.what, hint=error.hint) from error
         if unwanted:
@@ -99,7 +100,7 @@ class Orders:
                 "rejectedIdentifier",
                 f"{len(unwanted)} of the names are not certified by profile {profile}",
                 subproblems=[
-                    Subproblem("rejectedIdentifier", why, name.removeprefix("dns:").removeprefix("*."))
+                    Subproblem("rejectedIdentifier", why, name.partition(":")[2].removeprefix("*."))
                     for name, why in unwanted.items()
                 ],
             )
@@ -117,7 +118,7 @@ class Orders:
     def _authorization(self, account: Account, name: str) -> dict[str, Any]:
         index, now = self.acme.index, self.acme.now_s()
         bare, wildcard = name.removeprefix("*."), name.startswith("*.")
-        kinds = WILDCARD_KINDS if wildcard else KINDS
+        kinds = WILDCARD_KINDS if wildcard else ADDRESS_KINDS if is_address(name) else KINDS
         made: dict[str, Any] = {
             "name": bare,
             "wildcard": wildcard,
@@ -216,7 +217,9 @@ def _allowed(eab: KeyRow, message: OrderMessage) -> str:
             "rejectedIdentifier",
             f"{len(bad)} of the names may not be ordered by this account",
             subproblems=[
-                Subproblem("rejectedIdentifier", "it is not below a domain of the account", one.removeprefix("*."))
+                Subproblem(
+                    "rejectedIdentifier", "it is not one of the account's, nor below one", one.removeprefix("*.")
+                )
                 for one in bad
             ],
         )

@@ -44,7 +44,9 @@ class OwnAuthority:
         for name in names:
             if name.startswith("dns:*.") and not rules.wildcards:
                 found[name] = f"profile {profile} has no wildcards"
-            elif "dns" not in rules.names or (rules.names_permitted and not permits(rules.names_permitted, name)):
+            elif name.partition(":")[0] not in rules.names or (
+                rules.names_permitted and not permits(rules.names_permitted, name)
+            ):
                 found[name] = f"profile {profile} does not permit it"
         return found
 
@@ -121,7 +123,7 @@ def _subject(wanted: Wanted, profile: Profile) -> x509.Name:
     asked = wanted.request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     if not asked and "CN" not in profile.subject_required:
         return x509.Name([])
-    name = str(asked[0].value).lower() if asked else wanted.names[0].removeprefix("dns:")
+    name = str(asked[0].value).lower() if asked else wanted.names[0].partition(":")[2]
     if len(name) > COMMON_NAME_MAX:
         return x509.Name([])
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

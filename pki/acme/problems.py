@@ -19,6 +19,7 @@ from ledger.errors import (
     Pushback,
     Unavailable,
 )
+from pki.acme.names import identifier_of
 
 MEDIA_TYPE: Final = "application/problem+json"
 PREFIX: Final = "urn:ietf:params:acme:error:"
@@ -33,6 +34,7 @@ STATUS: Final[Mapping[str, int]] = {
     "badPublicKey": 400,
     "badRevocationReason": 400,
     "badSignatureAlgorithm": 400,
+    "caa": 403,
     "connection": 400,
     "dns": 400,
     "externalAccountRequired": 403,
@@ -65,7 +67,7 @@ class Subproblem:
         return {
             "type": PREFIX + self.kind,
             "detail": self.detail,
-            "identifier": {"type": "dns", "value": self.name},
+            "identifier": identifier_of(self.name),
         }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ledger.core.encoding import decode_base64
 from pki.acme.ari import time_of
+from pki.acme.names import identifier_of
 from pki.acme.problems import PREFIX, STATUS
 from pki.acme.settings import AcmeSettings
 from pki.aggregates.acme import VALID, Account
@@ -57,7 +58,7 @@ class Resources:
         shown: dict[str, Any] = {
             "status": order.status(now),
             "expires": time_of(order.expires),
-            "identifiers": [{"type": "dns", "value": name} for name in order.names],
+            "identifiers": [identifier_of(name) for name in order.names],
             "authorizations": [self.url("authz", order.name, n) for n in range(len(order.authorizations))],
             "finalize": self.url("order", order.name, "finalize"),
             "profile": order.profile,
@@ -77,7 +78,7 @@ class Resources:
         one = order.authorizations[number]
         tried = [(n, each) for n, each in enumerate(one.challenges) if each.state != PENDING]
         shown: dict[str, Any] = {
-            "identifier": {"type": "dns", "value": one.name},
+            "identifier": identifier_of(one.name),
             "status": order.authorization_status(number, now),
             "expires": time_of(one.until if one.state == VALID else order.expires),
             "challenges": [
@@ -120,5 +121,5 @@ def _error(error: dict[str, Any]) -> dict[str, Any]:
         "status": STATUS[error["kind"]],
     }
     if error.get("name"):
-        shown["identifier"] = {"type": "dns", "value": error["name"]}
+        shown["identifier"] = identifier_of(error["name"])
     return shown

@@ -89,11 +89,11 @@ def _certified(message: RevocationMessage) -> bytes:
 
 
 def _names(message: RevocationMessage) -> set[str]:
-    """Its DNS names; none when it has names of other kinds, which no account can have proven."""
+    """Its DNS names and addresses; none when it has names of other kinds, which no account can have proven."""
     try:
         extensions = x509.load_der_x509_certificate(message.certificate).extensions
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return set()
-    found = {one.value for one in names if isinstance(one, x509.DNSName)}
+    found = {str(one.value) for one in names if isinstance(one, x509.DNSName | x509.IPAddress)}
     return found if len(found) == len(names) else set()

@@ -7,6 +7,7 @@ from pki.acme.accounts import Accounts
 from pki.acme.app import Face, OnRefused
 from pki.acme.ari import Renewals
 from pki.acme.base import Acme
+from pki.acme.caa import Caa
 from pki.acme.challenges.perspective import Perspectives
 from pki.acme.issuing import Finalizer
 from pki.acme.nonces import Nonces
@@ -26,6 +27,7 @@ def make_acme(
     finalizer: Finalizer,
     revocation: Revoking,
     perspectives: Perspectives,
+    caa: Caa,
     settings: AcmeSettings,
     *,
     actor: str,
@@ -39,7 +41,7 @@ def make_acme(
         Accounts(acme),
         Orders(acme, finalizer, Renewals(acme)),
         Revocations(acme, revocation),
-        Working(acme, finalizer, perspectives, on_fault),
+        Working(acme, finalizer, perspectives, caa, on_fault),
         Nonces(),
         Resources(settings),
         on_refused,

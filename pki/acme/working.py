@@ -9,16 +9,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from ledger.core.encoding import decode_base64, encode_base64
 from ledger.errors import Conflict, InvalidRequest, JinshiError, Malformed, Unavailable
 from pki.acme.base import Acme, order_resource
+from pki.acme.caa import Asking, Caa
 from pki.acme.challenges.perspective import Outcome, Perspectives, Target
 from pki.acme.issuing import Finalizer, check_names, wanted_of
+from pki.acme.names import is_address
 from pki.acme.problems import Problem
 from pki.aggregates.acme import VALID, Account
 from pki.aggregates.acme_order import PENDING, PROCESSING, Order
+from pki.aggregates.certificate import ABANDONED
+from pki.views.profiles import find_profile
+
+CAA_LIFE_S: Final = 8 * 3_600
+"""For so long what was seen counts (RFC 8659 §2.2, BR §3.2.2.8)."""
 
 OnFault = Callable[[Exception], None]
 
@@ -30,6 +37,7 @@ class Working:
     acme: Acme
     finalizer: Finalizer
     perspectives: Perspectives
+    caa: Caa
     on_fault: OnFault
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _reached: int = 0
@@ -155,6 +163,7 @@ class Working:
         try:
             wanted = wanted_of(order, check_names(decode_base64(order.csr), order.names))
             permit = await acme.permit(account, "certificate.issue", order_resource(order))
+            order = await self._allowed(order, account)
             certified = await self.finalizer.issue(wanted, permit=permit)
         except (Malformed, InvalidRequest, Problem) as error:
             await self._fail(order, error)
@@ -172,6 +181,52 @@ class Working:
             lambda made: made.issue(certified.serial, chain, timestamp=now),
             acme.by_itself("order.issue"),
         )
+
+    # -- what the owners of its names allow --
+
+    async def _allowed(self, order: Order, account: Account) -> Order:
+        """Look at the CAA records of an order's names, where its profile says so, within hours of the signature.
+
+        Raises Problem: caa, dns.
+        """
+        acme = self.acme
+        issuers = find_profile(acme.index.book, order.profile).acme_caa
+        if not issuers or acme.now_s() - order.caa_at < CAA_LIFE_S:
+            return order
+        await acme.index.catch_up()
+        rows = acme.index.certificates.by_request(acme.index.database, order.id)
+        if any(row.state != ABANDONED for row in rows):
+            return order  # issued before a crash
+        url, findings = f"{acme.settings.url}/account/{account.name}", list[list[str]]()
+        for number, one in enumerate(order.authorizations):
+            if is_address(one.name):
+                continue  # CAA is of domains
+            asking = Asking(issuers, url, await self._method(order, number), one.wildcard)
+            findings.append([one.name, await self._caa(one.name, asking)])
+        now = acme.now()
+        return await acme.change(
+            order, lambda made: made.check_caa(findings, timestamp=now), acme.by_itself("order.issue")
+        )
+
+    async def _caa(self, name: str, asking: Asking) -> str:
+        """A resolver that hiccups forbids nothing yet."""
+        pause_s = self.acme.settings.attempt_pause_s
+        for _ in range(self.acme.settings.attempts - 1):
+            try:
+                return await self.caa.check(name, asking)
+            except Problem as error:
+                if error.kind == "caa":
+                    raise
+                await asyncio.sleep(pause_s)
+                pause_s *= 2
+        return await self.caa.check(name, asking)
+
+    async def _method(self, order: Order, number: int) -> str:
+        """How control of a name was proven, for this order or for an older one."""
+        name, _, proven = order.authorizations[number].proven.partition("/")
+        proof = order if name == order.name else await self.acme.journal.load(Order, Order.create_id(name))
+        found = proof.authorizations[int(proven)].challenges
+        return next((one.kind for one in found if one.state == VALID), "")
 
     async def _fail(self, order: Order, error: JinshiError) -> None:
         kind = error.kind if isinstance(error, Problem) else "badCSR"

@@ -90,6 +90,7 @@ class Order(TrustAggregate):
         ]
         self.state = PENDING
         self.csr = ""
+        self.caa_at = 0
         self.serial = ""
         self.chain: list[str] = []
         self.error: dict[str, Any] = {}
@@ -219,6 +220,15 @@ class Order(TrustAggregate):
         """A certificate is wanted for this request (base64 of DER)."""
         self._must_be(READY)
         self._finalized(csr=csr, timestamp=timestamp)
+
+    @event("CaaChecked", topic="order.caa-checked.v1")
+    def _caa_checked(self, findings: list[list[str]], timestamp: datetime) -> None:
+        self.caa_at = int(timestamp.timestamp())
+
+    def check_caa(self, findings: list[list[str]], *, timestamp: datetime) -> None:
+        """The owners of its names let them be certified; `findings` are [name, what was seen] pairs."""
+        self._must_be(PROCESSING)
+        self._caa_checked(findings=findings, timestamp=timestamp)
 
     @event("Issued", topic="order.issued.v1")
     def _issued(self, serial: str, chain: list[str], timestamp: datetime) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from eventsourcing.domain import event
 
@@ -47,6 +47,7 @@ class Certificate(TrustAggregate):
         request: str,
         holder: str,
         profile_version: int = 0,
+        asked: dict[str, Any] | None = None,
         *,
         timestamp: datetime,
     ) -> None:
@@ -55,7 +56,8 @@ class Certificate(TrustAggregate):
         `generation` is which of the authority's keys signs; `key` the SHA-256 of the certified public key
         (SubjectPublicKeyInfo, DER) in hexadecimal; times are POSIX seconds; `tbs` the SHA-256 of the template as it was
         linted; `shard` which of the authority's CRLs will name it; `request` and `holder` whose it is;
-        `profile_version` which version of the profile it was (0: the built-in one).
+        `profile_version` which version of the profile it was (0: the built-in one); `asked` what its request said,
+        where that has no entry of its own (`pki.aggregates.request.asked_with`).
         """
         self.authority = authority
         self.generation = generation
@@ -71,6 +73,7 @@ class Certificate(TrustAggregate):
         self.shard = shard
         self.request = request
         self.holder = holder
+        self.asked = asked
         self.state = INTENDED
         self.der = ""
         self.reason = ""

@@ -1,4 +1,7 @@
-"""A certificate revocation list: intended, then issued. Its bytes come back out of these two events and the log."""
+"""A certificate revocation list: intended, then issued. Its bytes come back out of these two events and the log.
+
+One that was issued elsewhere, where the authority's key is, is taken in with its bytes.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +51,24 @@ class Crl(TrustAggregate):
         )
         self.signature = ""
         self.sha256 = ""
+        self.der = ""
 
     @staticmethod
     def create_id(authority: str, generation: int, shard: int, ordinal: int) -> str:
         return f"crl:{authority}-{generation}-{shard}:{ordinal}"
+
+    @event("TakenIn", topic="crl.taken-in.v1")
+    def _taken_in(self, der: str, timestamp: datetime) -> None:
+        self.der = der
+
+    def take_in(self, der: str, sha256: str, *, timestamp: datetime) -> None:
+        """It was issued elsewhere: the whole list (DER) in base64, and its SHA-256 in hexadecimal.
+
+        Raises Conflict: it is issued already.
+        """
+        self._must_be_open()
+        self._taken_in(der=der, timestamp=timestamp)
+        self._issued(signature="", sha256=sha256, timestamp=timestamp)
 
     @event("Issued", topic="crl.issued.v1")
     def _issued(self, signature: str, sha256: str, timestamp: datetime) -> None:
@@ -63,6 +80,9 @@ class Crl(TrustAggregate):
 
         Raises Conflict: it was already.
         """
+        self._must_be_open()
+        self._issued(signature=signature, sha256=sha256, timestamp=timestamp)
+
+    def _must_be_open(self) -> None:
         if self.sha256:
             raise Conflict(f"CRL {self.intended.number} of {self.authority} is issued already")
-        self._issued(signature=signature, sha256=sha256, timestamp=timestamp)

@@ -10,6 +10,7 @@ from eventsourcing.domain import event
 
 from ledger.errors import Conflict, InvalidRequest, NotPermitted
 from pki.aggregates.base import TrustAggregate
+from pki.aggregates.certificate import Certificate
 
 SUBMITTED, APPROVED, ISSUING, ISSUED = "submitted", "approved", "issuing", "issued"
 REJECTED, WITHDRAWN, EXPIRED, FAILED = "rejected", "withdrawn", "expired", "failed"
@@ -210,6 +211,30 @@ class CertificateRequest(TrustAggregate):
                 f"request {self.name} is {self.state}, not {' or '.join(states)}",
                 hint=f"see: jinshi ra show {self.name}",
             )
+
+
+def asked_with(certificate: Certificate) -> CertificateRequest | None:
+    """The request that was recorded with the intent of its certificate, being issued; None: it has entries of its own.
+
+    Nothing of it is recorded under its own name: saved with a command, its submission is, too.
+    """
+    asked = certificate.asked
+    if asked is None:
+        return None
+    return CertificateRequest(
+        name=certificate.request,
+        authority=certificate.authority,
+        profile=certificate.profile,
+        profile_version=certificate.profile_version,
+        holder=certificate.holder,
+        key=certificate.key,
+        approvals=0,
+        role="",
+        barred=[],
+        reference=certificate.serial,
+        timestamp=certificate.created_on,
+        **asked,
+    )
 
 
 def _check_text(text: str, *, needed: bool = False) -> None:

@@ -23,6 +23,7 @@ from pki.aggregates.key import Key
 from pki.ceremony.keys import CeremonyKeys
 from pki.ceremony.script import Script, Signature
 from pki.ceremony.shares import KeyShare, Sharing, open_shared, present, split
+from pki.ceremony.status import CeremonyStatus, PlannedList, PlannedResponder, PlannedRevocation, SignedList
 from pki.certifying import Issuing, Prepared
 from pki.chains import issuing_certificate
 from pki.core.authority_profile import SUBORDINATE, parse_foreign, public_of
@@ -47,11 +48,24 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a ceremony would do, in that order."""
+
+    certificates: list[Planned]
+    revocations: list[PlannedRevocation]
+    responder: PlannedResponder | None
+    lists: list[PlannedList]
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
-    """A ceremony that has ended, and what it signed: a new root first, then the requests in their order."""
+    """A ceremony that has ended, and what it signed: a new root first, then the requests in their order, the
+    responder, and the lists.
+    """
 
     ceremony: Ceremony
     certificates: list[x509.Certificate]
+    lists: list[SignedList]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +79,13 @@ class CeremonyRun:
 
     # -- the dry run --
 
-    async def plan(self) -> list[Planned]:
+    async def plan(self) -> Plan:
         """What would be signed, linted; nothing is recorded and no key is kept.
 
         Raises:
-            InvalidRequest: a request is not the one that was reviewed, or the authority is not there.
+            InvalidRequest: a request is not the one that was reviewed, the authority is not there, or a list would
+                break a rule.
+            Conflict: a certificate is revoked already for another reason.
             IssuanceRefused: a certificate would break a rule; every reason is named.
         """
         planned: list[Planned] = []
@@ -84,7 +100,14 @@ class CeremonyRun:
             assert issuing is not None, "something is to be signed"
             tried = self._prepared(issuing, signature)
             planned.append(Planned(f"request {signature.request}", tried.template, signature.sha256))
-        return planned
+        status = self._status
+        revocations, responder = await status.plan_revocations(), await status.plan_responder()
+        new = issuing if root is not None and not await self._is_made(root.name) else None
+        return Plan(planned, revocations, responder, await status.plan_lists(revocations, new))
+
+    @property
+    def _status(self) -> CeremonyStatus:
+        return CeremonyStatus(self.script, self.hierarchy, self.keys, self._reviewed)
 
     def _prepared(self, issuing: Issuing, signature: Signature) -> Prepared:
         request = self._request(signature)
@@ -93,16 +116,19 @@ class CeremonyRun:
         )
 
     def _request(self, signature: Signature) -> x509.CertificateSigningRequest:
-        data = self.requests.get(signature.request, b"")
-        if hashlib.sha256(data).hexdigest() != signature.sha256:
-            raise InvalidRequest(
-                f"{signature.request} is not the request that was reviewed (its SHA-256 is another)",
-                hint="review the request, then put its digest into the ceremony's file",
-            )
-        request = parse_foreign(data)
+        request = parse_foreign(self._reviewed(signature.request, signature.sha256))
         if not isinstance(request, x509.CertificateSigningRequest):
             raise InvalidRequest(f"{signature.request} is no request (PKCS#10)")
         return request
+
+    def _reviewed(self, name: str, sha256: str) -> bytes:
+        data = self.requests.get(name, b"")
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise InvalidRequest(
+                f"{name} is not the request that was reviewed (its SHA-256 is another)",
+                hint="review the request, then put its digest into the ceremony's file",
+            )
+        return data
 
     # -- the run --
 
@@ -126,10 +152,15 @@ class CeremonyRun:
             made.append(await self._root(ceremony, give, permit))
         for signature in self.script.signatures:
             made.append(await self._sign(ceremony, signature, permit))
+        status = self._status
+        await status.revoke(ceremony, permit=permit)
+        if (responder := await status.certify_responder(ceremony, permit=permit)) is not None:
+            made.append(responder)
+        lists = await status.issue_lists(ceremony, permit=permit)
         ceremony.end(timestamp=self._now())
         await self.hierarchy.journal.save(ceremony, permit=permit)
         await self.keys.close()
-        return Done(ceremony, made)
+        return Done(ceremony, made, lists)
 
     async def _root(self, ceremony: Ceremony, give: Give, permit: Permit) -> x509.Certificate:
         root, sharing = self.script.root, self.script.sharing

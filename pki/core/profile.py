@@ -53,6 +53,7 @@ COMMON_NAME: Final = ("free", "names")
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HOLDER: Final = re.compile(r"[a-z][a-z-]{0,30}")
+_ISSUER: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]{0,19})){2,20}")
 
 
@@ -100,6 +101,9 @@ class Profile:
     """How many a holder may have in force; 0: any number."""
     reuse_keys: str = "authority"
     """Who may have a key certified again; `authority`: as the authority's settings say."""
+    acme_caa: tuple[str, ...] = ()
+    """Domain names of issuers, one of which CAA records have to allow where there are any (RFC 8659), for what is
+    issued over ACME; empty: they are not looked at."""
     renew_before_days: int = 30
     """When a certificate may be renewed, and its holder is told."""
     version: int = 0
@@ -195,6 +199,8 @@ def _check(profile: Profile) -> None:
         raise InvalidRequest("the profile demands neither a subject nor a name", hint="whom is it to name?")
     if not all(_OID.fullmatch(one) for one in profile.policies):
         raise InvalidRequest("policies are object identifiers", hint="1.2.156.…")
+    if not all(_ISSUER.fullmatch(one) for one in profile.acme_caa):
+        raise InvalidRequest("acme_caa has domain names of issuers", hint="pki.city.example, in lower case")
     if not all(_HOLDER.fullmatch(one) for one in profile.holders):
         raise InvalidRequest("holders are kinds of ids", hint="organisation, person")
     _check_usages(profile)

@@ -57,6 +57,7 @@ _PLACE: Final = {one.oid: number for number, one in enumerate(_IN_ORDER)}
 
 PARTS_MAX: Final = 20
 _PRINTABLE: Final = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]+")
+_SPECIAL: Final = re.compile(r'([,+"\\<>;=])')
 _NOTHING: Final = re.compile(r"[\s.\-_*?]*")
 
 
@@ -160,4 +161,4 @@ def values_of(subject: x509.Name, name: str) -> Sequence[str]:
 
 
 def _escaped(value: str) -> str:
-    return re.sub(r'([,+"\\<>;=])', r"\\\1", value)
+    return _SPECIAL.sub(r"\\\1", value) if _SPECIAL.search(value) else value

@@ -27,7 +27,7 @@ from pki.core.permitted import permits
 from pki.core.profile import EXTENDED_KEY_USAGES, KEY_USAGES, Profile
 from pki.core.request import CertificationRequest
 from pki.core.signatures import identifier
-from pki.core.subjects import name_for, values_of, written
+from pki.core.subjects import name_for, subject_line, values_of, written
 
 SERIAL_BYTES: Final = 20
 
@@ -38,10 +38,13 @@ _TRUE: Final = bytes.fromhex("0101ff")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A certificate but for the signature. `serial` is 40 hexadecimal digits; times are POSIX seconds, inclusive."""
+    """A certificate but for the signature. `serial` is 40 hexadecimal digits; times are POSIX seconds, inclusive.
+
+    `subject` is the subject as one line.
+    """
 
     serial: str
-    subject: x509.Name
+    subject: str
     names: tuple[str, ...]
     not_before: int
     not_after: int
@@ -97,7 +100,7 @@ def make_template(
             ),
         ),
     )
-    return Template(digits, made_subject, made_names, begin, end, shard, tbs)
+    return Template(digits, subject_line(made_subject), made_names, begin, end, shard, tbs)
 
 
 def encoded(value: x509.ExtensionType, *, critical: bool = False) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography import x509
 
@@ -17,7 +18,8 @@ class Order:
 
     `subject` and `names` are what was vetted, and win over what the request says; None: what it says was. `not_after`
     (POSIX seconds) ends it before the profile would. `renews` is the serial that it takes the place of: that one does
-    not count against the holder's quota.
+    not count against the holder's quota. `asked` is what the request says, where it is recorded with the intent of our
+    own authority (`pki.aggregates.request.asked_with`); None: it has entries of its own.
     """
 
     authority: str
@@ -29,6 +31,7 @@ class Order:
     names: tuple[str, ...] | None = None
     not_after: int | None = None
     renews: str = ""
+    asked: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

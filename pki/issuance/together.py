@@ -23,6 +23,11 @@ class Together:
 
     _waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = field(default_factory=list)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for the next round of the loop."""
+        return len(self._waiting)
+
     async def do(self, call: Callable[[], T]) -> T:
         """What `call` gives, or raises. One whose caller has left is not done."""
         loop = asyncio.get_running_loop()

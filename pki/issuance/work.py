@@ -13,7 +13,6 @@ from ledger.sequencer import Recorded
 from ledger.tasks import run_bounded
 from pki.aggregates.certificate import Certificate
 from pki.core.signatures import assembled, sign
-from pki.core.subjects import subject_line
 from pki.issuance.order import Issued
 from pki.issuance.together import Together
 from pki.issuance.token import IssuanceToken
@@ -46,7 +45,7 @@ class Work:
             generation=issuing.generation,
             serial=template.serial,
             profile=order.profile.name,
-            subject=subject_line(template.subject),
+            subject=template.subject,
             names=list(template.names),
             key=order.request.key_id,
             not_before=template.not_before,
@@ -56,6 +55,7 @@ class Work:
             request=order.request_id,
             holder=order.holder,
             profile_version=order.profile.version,
+            asked=order.asked,
             timestamp=journal.clock.now(),
         )
 

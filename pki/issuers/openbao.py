@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from hvac import exceptions as refusals
 
 from ledger.core.encoding import encode_base64
-from ledger.errors import InvalidRequest, IssuanceRefused, Unavailable
+from ledger.errors import Conflict, InvalidRequest, IssuanceRefused, Unavailable
 from pki.access.base import Permit, service_permit
 from pki.aggregates.certificate import Certificate
 from pki.aggregates.request import ISSUING, CertificateRequest
@@ -32,6 +32,7 @@ from pki.core.template import fitted
 from pki.issuers.base import Begun
 from pki.journal import Journal
 from pki.keystore.openbao import one_line, reachable
+from pki.revocation import found_certificate
 from pki.views.catalogue import TrustIndex
 from pki.views.requests import RequestRow
 from pki.wishes import wanted
@@ -119,6 +120,15 @@ class PkiEngine:
 
 class NotAsked(Unavailable):
     """The engine did not take the request, so that certainly nothing was signed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A certificate that the journal knows nothing of. `request`: which of ours it may belong to, "": none."""
+
+    serial: str
+    certificate: x509.Certificate
+    request: str = ""
 
 
 class OpenBaoIssuer:
@@ -230,10 +240,49 @@ class OpenBaoIssuer:
             await self._journal.save(request, permit=permit)
         return settled + await self._revoke_again()
 
-    async def strays(self) -> list[str]:
-        """Serials that the engine has and the journal does not, in doubt or not: for somebody to look at."""
+    # -- what others have had signed there --
+
+    async def strays(self) -> AsyncIterator[Stray]:
+        """What the engine has and the journal does not, in doubt or not: for somebody to look at.
+
+        Raises Unavailable.
+        """
         await self._index.catch_up()
-        return [serial async for serial, _ in self._unknown()]
+        doubtful = {one.key: one.name for one in await self._being_issued()}
+        async for serial, der in self._unknown():
+            certificate = x509.load_der_x509_certificate(der)
+            yield Stray(serial, certificate, doubtful.get(_key_of(certificate), ""))
+
+    async def revoke_stray(self, serial: str, reason: str, *, permit: Permit) -> None:
+        """Take a stray in and revoke it, as any other certificate.
+
+        Raises:
+            InvalidRequest: the engine has no such certificate, or the journal has it.
+            Conflict: it may be that of a request that is being settled.
+            Unavailable: the engine is away; what is recorded as revoked, `recover` asks for again.
+        """
+        found = [one async for one in self.strays() if one.serial == serial]
+        if not found:
+            raise InvalidRequest(
+                f"{self._engine.where} has no stray {serial}", hint=f"see: jinshi ca strays {self._authority}"
+            )
+        if found[0].request:
+            raise Conflict(
+                f"certificate {serial} is of the request {found[0].request}, which is being settled",
+                hint="wait a minute, then look again",
+            )
+        now = self._journal.clock.now()
+        taken = found_certificate(self._authority, 0, found[0].certificate, timestamp=now)
+        await self._journal.save(taken, permit=permit)
+        await self.revoke(self._authority, serial, reason, permit=permit)
+
+    async def _being_issued(self) -> list[CertificateRequest]:
+        rows = self._index.requests.open(self._index.database, ISSUING, after=-1, limit=PAGE_ENTRIES)
+        return [
+            await self._journal.load(CertificateRequest, CertificateRequest.create_id(row.name))
+            for row in rows
+            if row.authority == self._authority
+        ]
 
     def _doubtful(self) -> list[RequestRow]:
         """Requests of which it is not known whether the engine has signed; those just being asked for excepted."""

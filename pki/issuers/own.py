@@ -11,7 +11,8 @@ from pki.views.catalogue import TrustIndex
 
 
 class OwnIssuer:
-    """`Issuer`: the request is saved in one append with the intent of its certificate, under the serial it will have.
+    """`Issuer`: the request is saved in one append with the intent of its certificate, under the serial it will have;
+    in that intent, where the order says what was asked.
 
     What became of it is what became of that certificate; no entry of the request says it once more.
     """
@@ -24,7 +25,7 @@ class OwnIssuer:
     async def issue(self, order: Order, begun: Begun, *, permit: Permit) -> Issued:
         """As `Issuer`."""
         token = await self._ca.prepare(order, permit=permit)
-        return await self._ca.issue(token, also=(begun(token.serial),))
+        return await self._ca.issue(token, also=() if order.asked is not None else (begun(token.serial),))
 
     async def revoke(self, authority: str, serial: str, reason: str, *, permit: Permit, invalid_since: int = 0) -> None:
         """As `Issuer`."""

@@ -47,6 +47,13 @@ class StatusIssuer:
         """Whether its key can be used without a ceremony."""
         return bool(self.reference) and not self.reference.startswith(f"{SHARES}:")
 
+    @property
+    def hint(self) -> str:
+        """How a list comes about whose key is not here."""
+        if self.reference:
+            return f"hold a ceremony whose file says crl: jinshi ca ceremony run FILE (authority {self.authority})"
+        return f"issue it where the key is; then: jinshi crl take-in {self.authority} FILE"
+
     def crl_url(self, shard: int, *, delta: bool = False) -> str:
         """Where a list of it is fetched; "" when the authority says nowhere."""
         of = delta_url if delta else crl_url

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ledger.core.encoding import decode_base64, encode_base64
 from ledger.errors import Conflict, InvalidRequest, Tampered
 from pki.access.base import Permit
+from pki.aggregates.base import TrustAggregate
 from pki.aggregates.crl import Crl
 from pki.core.crl import ENTRIES_MAX, Intended, Listed, encoded, next_number, to_be_signed
 from pki.core.signatures import assembled, sign
@@ -58,22 +59,35 @@ class Lists:
             Conflict: another process has just issued one.
             Unavailable: whoever keeps the key cannot be reached; the next run finishes it, with the same number.
         """
-        if not issuer.reference:
-            raise InvalidRequest(
-                f"the key of {issuer.name} is not kept here", hint="issue its lists where the key is, or import them"
-            )
+        if not issuer.is_here:
+            raise InvalidRequest(f"the key of {issuer.name} is not kept here", hint=issuer.hint)
         at = await self.index.catch_up()
         last = self.index.crls.last(self.index.database, issuer.authority, issuer.generation, shard)
         if last is not None and not last.sha256:
             await self.finish(last, permit=permit)
             at = await self.index.catch_up()
-        intended = self._intended(issuer, shard, at, last, delta=delta)
-        ordinal = 1 if last is None else last.ordinal + 1
-        crl = Crl(
+        crl = self._meant(issuer, shard, last, self._intended(issuer, shard, at, last, delta=delta))
+        # Commit point: a crash after this line leaves an intention that finish() carries out, as it was meant.
+        await self.journal.save(crl, permit=permit)
+        return await self.sign(crl, issuer, permit=permit)
+
+    async def draft(self, issuer: StatusIssuer, shard: int, *, holds_s: int) -> Crl:
+        """The next full list of a series as it would be now, for so long and without deltas; nothing is recorded.
+
+        It is for keys that are at hand for a while only (a ceremony): saved, then signed with `sign`.
+        """
+        at = await self.index.catch_up()
+        last = self.index.crls.last(self.index.database, issuer.authority, issuer.generation, shard)
+        intended = self._intended(issuer, shard, at, last, delta=False)
+        until = intended.this_update + holds_s
+        return self._meant(issuer, shard, last, replace(intended, next_update=until, freshest=()))
+
+    def _meant(self, issuer: StatusIssuer, shard: int, last: CrlRow | None, intended: Intended) -> Crl:
+        return Crl(
             authority=issuer.authority,
             generation=issuer.generation,
             shard=shard,
-            ordinal=ordinal,
+            ordinal=1 if last is None else last.ordinal + 1,
             number=intended.number,
             this_update=intended.this_update,
             next_update=intended.next_update,
@@ -85,9 +99,6 @@ class Lists:
             freshest=list(intended.freshest),
             timestamp=self.journal.clock.now(),
         )
-        # Commit point: a crash after this line leaves an intention that finish() carries out, as it was meant.
-        await self.journal.save(crl, permit=permit)
-        return await self._sign(crl, issuer, permit)
 
     async def finish(self, row: CrlRow, *, permit: Permit) -> tuple[CrlRow, bytes]:
         """Sign what was intended; fine where it is signed already. Raises as `issue`."""
@@ -96,12 +107,20 @@ class Lists:
         issuer = issuer_in(self.index.book, row.authority, row.generation)
         if crl.sha256:
             return self._row(crl), await self.rebuild(row)
-        return await self._sign(crl, issuer, permit)
+        return await self.sign(crl, issuer, permit=permit)
 
     async def recover(self, *, permit: Permit) -> int:
-        """Finish what was intended and not signed; returns how many. Raises as `issue`."""
+        """Finish what was intended and not signed; returns how many. Raises as `issue`.
+
+        What a ceremony has left, only that ceremony finishes: its key is nowhere else.
+        """
         await self.index.catch_up()
-        unfinished = self.index.crls.unfinished(self.index.database)
+        book = self.index.book
+        unfinished = [
+            row
+            for row in self.index.crls.unfinished(self.index.database)
+            if issuer_in(book, row.authority, row.generation).is_here
+        ]
         for row in unfinished:
             try:
                 await self.finish(row, permit=permit)
@@ -126,8 +145,10 @@ class Lists:
                 f"list {row.number} of {row.series} was not issued yet", hint="finish it with: jinshi crl issue"
             )
         issuer = issuer_in(self.index.book, row.authority, row.generation)
-        tbs = await self._tbs(crl, issuer)
-        data = assembled(tbs, issuer.issuer.algorithm, decode_base64(crl.signature))
+        data = decode_base64(crl.der)
+        if not data:
+            tbs = await self.tbs(crl, issuer)
+            data = assembled(tbs, issuer.issuer.algorithm, decode_base64(crl.signature))
         if hashlib.sha256(data).hexdigest() != crl.sha256:
             raise Tampered(f"list {row.number} of {row.series} does not come out of the log as it was signed")
         self._keep(crl.sha256, data)
@@ -159,29 +180,41 @@ class Lists:
             freshest=(fresh,) if fresh else (),
         )
 
-    async def _sign(self, crl: Crl, issuer: StatusIssuer, permit: Permit) -> tuple[CrlRow, bytes]:
+    async def sign(
+        self,
+        crl: Crl,
+        issuer: StatusIssuer,
+        *,
+        permit: Permit,
+        beside: Callable[[str], Sequence[TrustAggregate]] = lambda digest: (),
+    ) -> tuple[CrlRow, bytes]:
+        """Sign what was intended and saved. What `beside` makes of the list's SHA-256 is recorded with the outcome.
+
+        Raises as `issue`.
+        """
         algorithm = issuer.issuer.algorithm
-        tbs = await self._tbs(crl, issuer)
+        tbs = await self.tbs(crl, issuer)
         key = await self.keys.open(issuer.reference)
         signature = await signed(key, lambda private: sign(private, algorithm, tbs))
         data = assembled(tbs, algorithm, signature)
         digest = hashlib.sha256(data).hexdigest()
         crl.issue(encode_base64(signature), digest, timestamp=self.journal.clock.now())
         # Commit point: before this line nobody has seen the list, and another signature of the same bytes may be made.
-        await self.journal.save(crl, permit=permit)
+        await self.journal.save(crl, *beside(digest), permit=permit)
         self._keep(digest, data)
         return self._row(crl), data
 
-    async def _tbs(self, crl: Crl, issuer: StatusIssuer) -> bytes:
+    async def tbs(self, crl: Crl, issuer: StatusIssuer) -> bytes:
+        """What is signed of a list that was intended, or is a draft."""
         entries: list[bytes] = []
-        async for rows in self._listed(crl):
+        async for rows in self.listed(crl):
             entries += encoded(rows)
             if len(entries) > ENTRIES_MAX:
                 break  # to_be_signed says so
             await asyncio.sleep(0)
         return to_be_signed(issuer.issuer, crl.intended, entries)
 
-    async def _listed(self, crl: Crl) -> AsyncIterator[Sequence[tuple[str, int, str, int]]]:
+    async def listed(self, crl: Crl) -> AsyncIterator[Sequence[tuple[str, int, str, int]]]:
         """The entries, in pages: other tasks run between them, and nothing is held open in the index meanwhile."""
         certificates, said = self.index.certificates, crl.intended
         if said.base:

@@ -11,6 +11,7 @@ from ledger.errors import InvalidRequest, MalformedRequest, ObjectMissing, Unava
 from pki.core.ocsp import (
     GOOD,
     REVOKED,
+    UNKNOWN,
     CertId,
     Failed,
     Request,
@@ -52,7 +53,8 @@ class LiveStatus:
     """A `StatusSource` over the log.
 
     A serial that the authority never issued is called revoked (RFC 6960 §2.2, extended definition): every certificate
-    is in the log before it exists, so that one which is not is forged.
+    is in the log before it exists, so that one which is not is forged. Of an authority whose key is elsewhere this log
+    knows only some: others are unknown.
     """
 
     journal: Journal
@@ -119,13 +121,15 @@ class LiveStatus:
         signer = await self.responders.signer(issuer)
         now = self._now()
         until = min(now + issuer.settings.ocsp_valid_s, signer.not_after)
+        all_known = bool(issuer.reference)
+        never = Status(REVOKED, now, until, 0, "certificateHold") if all_known else Status(UNKNOWN, now, until)
         answers = []
         for one, standing in zip(asked.asked, standings, strict=True):
             issued = standing is not None and standing.state != "abandoned"
-            said = status_of(standing, now, until) if issued and standing is not None else _never_issued(now, until)
+            said = status_of(standing, now, until) if issued and standing is not None else never
             answers.append(single(one.der, said))
             self.counts[issuer.authority, said.status] += 1
-        extended = any(one is None or one.state == "abandoned" for one in standings)
+        extended = all_known and any(one is None or one.state == "abandoned" for one in standings)
         data = response_data(signer.responder_id, now, answers, nonce=asked.nonce, extended=extended)
         signature = await signed(signer.key, lambda private: sign(private, signer.algorithm, data))
         return Told(response(data, signer.algorithm, signature, signer.certificate), now, until)
@@ -182,8 +186,3 @@ class LiveStatus:
         if signature != self._keys_known:
             self._issuers = {key: one for one in found for key in one.hashes.all()}
             self._keys_known = signature
-
-
-def _never_issued(now: int, until: int) -> Status:
-    """RFC 6960 §2.2: revoked, on hold, since 1970."""
-    return Status(REVOKED, now, until, 0, "certificateHold")

@@ -8,15 +8,22 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ledger.core.encoding import decode_base64, encode_base64
 from ledger.errors import InvalidRequest
 from pki.access.base import Permit
+from pki.aggregates.authority import RETIRED, Authority
+from pki.aggregates.certificate import HELD, REVOKED
 from pki.aggregates.responder import Responder
+from pki.chains import chain_of
 from pki.core.algorithms import Algorithm, algorithm_named
+from pki.core.authority_profile import extension, public_of
 from pki.core.ocsp import by_key
+from pki.core.path_signatures import signature_holds
+from pki.core.subjects import subject_line
 from pki.journal import Journal
 from pki.keystore.base import KeyStore, SigningKey, signed
 from pki.status.issuers import StatusIssuer
@@ -47,6 +54,19 @@ class Signer:
         return hashlib.sha256(self.certificate).hexdigest()
 
 
+def certifies_nobody(index: TrustIndex, issuer: StatusIssuer) -> str:
+    """Why an authority certifies nobody any more: it is retired, or its certificate, or one above, does not count; "":
+    it does."""
+    authority = index.book.get(Authority, Authority.create_id(issuer.authority))
+    if authority.state == RETIRED:
+        return f"{authority.name} is retired"
+    for one in chain_of(index.book, authority, issuer.generation):
+        row = index.certificates.by_fingerprint(index.database, one.fingerprint(hashes.SHA256()).hex())
+        if row is not None and row.state in (REVOKED, HELD):
+            return f"the certificate of {subject_line(one.subject)} is {row.state}"
+    return ""
+
+
 @dataclass
 class Responders:
     """The responders of all authorities. `certify` None: answers are signed with the authorities' own keys."""
@@ -57,6 +77,8 @@ class Responders:
     certify: Certify | None = None
     _delegated: dict[str, tuple[str, Signer]] = field(default_factory=dict, init=False)
     _open: dict[str, Signer] = field(default_factory=dict, init=False)
+    _told: dict[str, str] = field(default_factory=dict, init=False)
+    """Why authorities certify no responder any more, as far as that was said."""
 
     async def signer(self, issuer: StatusIssuer) -> Signer:
         """Who speaks for an issuer now.
@@ -94,7 +116,8 @@ class Responders:
 
         Raises:
             Conflict: another process does it at the same time.
-            IssuanceRefused, InvalidRequest, Unavailable: as the authority and its keys say.
+            InvalidRequest: the authority certifies nobody any more; said once, then it is left alone.
+            IssuanceRefused, Unavailable: as the authority and its keys say.
         """
         if self.certify is None or not (issuer.current and issuer.is_here):
             return False
@@ -103,17 +126,16 @@ class Responders:
         known = self.index.book.find(Responder, id_)
         if known is not None and known.unfinished is None and not self._due(known, int(now.timestamp())):
             return False
+        if why := certifies_nobody(self.index, issuer):
+            return self._stopped(issuer, why)
+        self._told.pop(issuer.name, None)
         responder = await self.journal.find(Responder, id_) or Responder(
             issuer.authority, issuer.generation, timestamp=now
         )
         if responder.unfinished is None:
             if not self._due(responder, int(now.timestamp())):
                 return False
-            # A key that a crash leaves here without an entry is certified by nobody.
-            label = f"ocsp-{issuer.name}-{responder.next_ordinal}-{int(now.timestamp())}"
-            reference = await self.keys.generate(label, issuer.issuer.algorithm)
-            responder.add_key(reference, issuer.issuer.algorithm.name, timestamp=now)
-            await self.journal.save(responder, permit=permit)
+            await self._add_key(responder, issuer, permit)
         waiting = responder.unfinished
         assert waiting is not None
         request = await self._request(issuer, waiting.reference)
@@ -124,6 +146,74 @@ class Responders:
         responder.certify(encode_base64(certificate), not_after, timestamp=self.journal.clock.now())
         await self.journal.save(responder, permit=permit)
         return True
+
+    def _stopped(self, issuer: StatusIssuer, why: str) -> bool:
+        """Nothing was certified, and will not be; whoever watches is told once."""
+        if self._told.get(issuer.name) == why:
+            return False
+        self._told[issuer.name] = why
+        raise InvalidRequest(
+            f"the responder of {issuer.name} is not certified anew: {why}",
+            hint="its last one answers to its end, then the authority's own key does",
+        )
+
+    async def _add_key(self, responder: Responder, issuer: StatusIssuer, permit: Permit) -> None:
+        now = self.journal.clock.now()
+        # A key that a crash leaves here without an entry is certified by nobody.
+        label = f"ocsp-{issuer.name}-{responder.next_ordinal}-{int(now.timestamp())}"
+        reference = await self.keys.generate(label, issuer.issuer.algorithm)
+        responder.add_key(reference, issuer.issuer.algorithm.name, timestamp=now)
+        await self.journal.save(responder, permit=permit)
+
+    # -- for authorities whose key is not here --
+
+    async def request(self, issuer: StatusIssuer, *, permit: Permit) -> bytes:
+        """A responder's key, and a request for it (PKCS#10, DER), to be certified where the authority's key is.
+
+        Asked again before it is certified, it is the same key's.
+
+        Raises:
+            InvalidRequest: the authority's key is here, so that its responder is certified by itself.
+            Conflict, Unavailable: as `renew`.
+        """
+        if issuer.is_here:
+            raise InvalidRequest(f"the key of {issuer.name} is here", hint="jinshi serve has its responder certified")
+        id_ = Responder.create_id(issuer.authority, issuer.generation)
+        responder = await self.journal.find(Responder, id_) or Responder(
+            issuer.authority, issuer.generation, timestamp=self.journal.clock.now()
+        )
+        if responder.unfinished is None:
+            await self._add_key(responder, issuer, permit)
+        waiting = responder.unfinished
+        assert waiting is not None
+        return await self._request(issuer, waiting.reference)
+
+    async def take_in(self, issuer: StatusIssuer, certificate: x509.Certificate, *, permit: Permit) -> int:
+        """The certificate of the key that waits for it; returns when it ends (POSIX seconds).
+
+        Raises:
+            InvalidRequest: it is of another key, the authority has not signed it, it may not sign answers, or no key
+                waits.
+        """
+        responder = await self.journal.find(Responder, Responder.create_id(issuer.authority, issuer.generation))
+        if responder is None or responder.unfinished is None:
+            raise InvalidRequest(
+                f"no key of {issuer.name} waits for a responder's certificate", hint="ask for one: jinshi crl responder"
+            )
+        key = await self.keys.open(responder.unfinished.reference)
+        above = x509.load_der_x509_certificate(issuer.certificate)
+        usage = extension(certificate, x509.ExtendedKeyUsage)
+        if public_of(certificate) != key.public or not signature_holds(certificate, above.public_key()):
+            raise InvalidRequest(f"{issuer.name} has not signed that certificate for the responder's key that waits")
+        if usage is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usage:
+            raise InvalidRequest("the certificate is not for signing OCSP answers", hint="give the responder's")
+        not_after = int(certificate.not_valid_after_utc.timestamp())
+        if not_after <= int(self.journal.clock.now().timestamp()):
+            raise InvalidRequest("the responder's certificate has ended", hint="have it certified anew")
+        der = encode_base64(certificate.public_bytes(Encoding.DER))
+        responder.certify(der, not_after, timestamp=self.journal.clock.now())
+        await self.journal.save(responder, permit=permit)
+        return not_after
 
     @staticmethod
     def _due(responder: Responder, now: int) -> bool:

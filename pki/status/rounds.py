@@ -181,7 +181,7 @@ class StatusRounds:
             if last is not None and (last.next_update - now) * ENDING < last.next_update - last.this_update:
                 raise CheckFailed(
                     f"list {issuer.name}-{shard} ends in {max(0, last.next_update - now):,} s, and its key is not here",
-                    hint="issue the next one where the key is",
+                    hint=issuer.hint,
                 )
 
     def _apart_s(self, issuer: StatusIssuer) -> int:

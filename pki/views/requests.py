@@ -17,7 +17,7 @@ _COLUMNS = (
 )
 _NAMES: Final = _COLUMNS.split(", ")
 _STATE, _SERIAL = _NAMES.index("state"), _NAMES.index("serial")
-_INSERT: Final = f"INSERT INTO requests ({_COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608
+_INSERT: Final = f"INSERT OR REPLACE INTO requests ({_COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,10 @@ class Requests:
         """The same for several (`BatchTable`): what is asked for and issued among them is written once."""
         new: dict[tuple[str, str], list[Any]] = {}
         for occurred in batch:
-            if occurred.name == "request.submitted.v1" and (reference := occurred.data["reference"]):
+            if occurred.name == "certificate.intended.v1":
+                if occurred.data.get("asked") is not None:
+                    new[_certificate(occurred)] = _row_with(occurred)
+            elif occurred.name == "request.submitted.v1" and (reference := occurred.data["reference"]):
                 if (occurred.data["authority"], reference) in new:
                     self._insert(database, new)
                 new[occurred.data["authority"], reference] = _row_of(occurred)
@@ -95,6 +98,8 @@ class Requests:
         """Take in an event of a request, the outcome of its certificate, or a notice (`Table`)."""
         data = occurred.data
         match occurred.name:
+            case "certificate.intended.v1" if data.get("asked") is not None:
+                database.execute(_INSERT, _row_with(occurred))
             case "request.submitted.v1":
                 database.execute(_INSERT, _row_of(occurred))
             case "request.approved.v1":
@@ -200,6 +205,16 @@ def _row_of(occurred: Occurred) -> list[Any]:
         *(data["name"], state, data["requester"], data["authority"], data["profile"], data["profile_version"]),
         *(data["holder"], data["key"], json.dumps(data["subject"]), json.dumps(data["names"]), data["renews"]),
         *(data["approvals"], 0, data["role"], data["expires"], at, data["reference"], "", "", at, occurred.place),
+    ]
+
+
+def _row_with(occurred: Occurred) -> list[Any]:
+    """The same, of a request that was recorded with the intent of its certificate."""
+    data, asked, at = occurred.data, occurred.data["asked"], _seconds(occurred)
+    return [
+        *(data["request"], ISSUING, asked["requester"], data["authority"], data["profile"], data["profile_version"]),
+        *(data["holder"], data["key"], json.dumps(asked["subject"]), json.dumps(asked["names"]), asked["renews"]),
+        *(0, 0, "", asked["expires"], at, data["serial"], "", "", at, occurred.place),
     ]
 
 

@@ -14,7 +14,8 @@ from itertools import islice
 from typing import TypeVar
 
 from ledger.content.index import read_digest
-from ledger.content.references import packs_of
+from ledger.content.references import Gone, packs_of
+from ledger.content.released import Released
 from ledger.core.checkpoint import Checkpoint, OpenedCheckpoint
 from ledger.core.entry import decode_entry
 from ledger.core.manifest import list_key, pack_key
@@ -47,7 +48,8 @@ _ANNOUNCING_MARKS = tuple(f'"type":"{type_}"'.encode() for type_ in ANNOUNCING)
 class Increment:
     """What is to be carried: from `base` entries to the log's `opened` checkpoint, for a site and its mirror.
 
-    `erased`: ids of data keys that never leave. `known`: what the site has cosigned, as far as it is known.
+    `erased`: ids of data keys that never leave. `known`: what the site has cosigned, as far as it is known. `released`:
+    whose content is not carried.
     """
 
     site: str
@@ -58,6 +60,7 @@ class Increment:
     created: str
     erased: Collection[str] = ()
     known: Checkpoint | None = None
+    released: Released = field(default_factory=Released)
 
 
 @dataclass(slots=True)
@@ -162,10 +165,11 @@ class Exporter:
             self._carried.update(key for _, key, _ in content)
 
     async def _content(self, tile: Tile, data: bytes) -> list[tuple[int, str, bytes]]:
-        """What the entries of a bundle refer to: index, key and digest; what is erased aside."""
+        """What the entries of a bundle refer to: index, key and digest; erased and released ones aside."""
         found: list[tuple[int, str, bytes]] = []
+        gone = Gone(self._wanted.erased, self._wanted.released)
         for one in referring_in(tile, data):
-            if one.keyid in self._wanted.erased:
+            if one in gone:
                 continue
             try:
                 packs = await packs_of(self._source, one.dataref)
@@ -178,7 +182,7 @@ class Exporter:
 
     def _lost(self, index: int, key: str) -> Tampered:
         return Tampered(
-            f"{self._source.where}/{key} is missing: entry {index} refers to it, and nobody erased it",
+            f"{self._source.where}/{key} is missing: entry {index} refers to it, and is neither erased nor released",
             key=key,
             hint="put it back from a site before anything is carried",
         )

@@ -5,34 +5,65 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ledger.content.references import Referring, packs_of, present, referring
+from ledger.content.released import Released, may_release
+from ledger.core.checkpoint import Checkpoint
 from ledger.core.manifest import INDEX, LISTS, PACKS, list_key, pack_key
+from ledger.core.tiles import ENTRIES, TILE_WIDTH, Tile, decode_bundle
 from ledger.errors import ObjectMissing, Tampered
+from ledger.store.base import ObjectStore
 from replication.scrub.cycle import Cycle, Wanted
 from replication.scrub.keyring import ErasedKeys
-from replication.scrub.tree import read_fitting
+from replication.scrub.tree import TrustedTree, read_fitting
 
 _KEY = re.compile(f"(?:{PACKS}|{LISTS}|{INDEX})([0-9a-f]{{64}})")
+
+
+class ReleasedEntries:
+    """Which entries the trusted tree releases. Its bundles are gone through once, when something is missing at all."""
+
+    def __init__(self, copies: Sequence[ObjectStore], checkpoint: Checkpoint) -> None:
+        """`copies` are asked from the last on: the site itself, which is read anyway, comes first there."""
+        self._copies = copies
+        self._checkpoint = checkpoint
+        self._known: Released | None = None
+
+    async def now(self) -> Released:
+        """All of them, but for what entries say that are lost in every copy."""
+        if self._known is None:
+            found, size = Released(), self._checkpoint.size
+            tree = await TrustedTree.open([*reversed(self._copies)], self._checkpoint)
+            for first in range(0, size, TILE_WIDTH):
+                bundle = Tile(ENTRIES, first // TILE_WIDTH, min(TILE_WIDTH, size - first))
+                with suppress(Tampered):
+                    data = await tree.genuine(bundle)
+                    if may_release(data):
+                        for index, entry in enumerate(decode_bundle(data, bundle.width), first):
+                            found.take(index, entry)
+            self._known = found
+        return self._known
 
 
 class ContentScrub:
     """The content's part of a cycle: packs that are missing show by the entries, damaged ones when all is listed."""
 
-    def __init__(self, cycle: Cycle, erased: ErasedKeys) -> None:
+    def __init__(self, cycle: Cycle, erased: ErasedKeys, released: ReleasedEntries) -> None:
         self._cycle = cycle
         self._erased = erased
+        self._released = released
         self._missed: dict[str, set[str | None]] = {}
         """What was missing, and the ids of the keys that the entries which refer to it are sealed with."""
 
     async def take(self, start: int, entries: Sequence[bytes]) -> None:
-        """Look at verified entries from index `start` on: what they refer to must be there, or erased."""
-        wanted: dict[bytes, set[str | None]] = {}
+        """Look at verified entries from index `start` on: what they refer to must be there, unless they are gone."""
+        wanted: dict[bytes, list[Referring]] = {}
         for index, entry in enumerate(entries, start):
             try:
                 for one in referring(index, [entry]):
                     for pack in await self._packs(one):
-                        wanted.setdefault(pack, set()).add(one.keyid)
+                        wanted.setdefault(pack, []).append(one)
             except Tampered:
                 self._cycle.progress.unchecked += 1  # written by a later jinshi
         if not wanted:
@@ -47,7 +78,7 @@ class ContentScrub:
             key = list_key(one.dataref.listed)
             stored = await self._cycle.read(key)
             if stored is None:
-                await self._miss(key, {one.keyid})
+                await self._miss(key, [one])
             else:
                 await self._cycle.check(self.wanted(key), stored)
         try:
@@ -55,7 +86,9 @@ class ContentScrub:
         except (ObjectMissing, Tampered):
             return ()  # the list is lost, which is noted
 
-    async def _miss(self, key: str, keyids: set[str | None]) -> None:
+    async def _miss(self, key: str, referring: Sequence[Referring]) -> None:
+        released = await self._released.now()
+        keyids = {one.keyid for one in referring if (one.source, one.index) not in released}
         if not keyids <= set(await self._erased.now()):
             self._missed.setdefault(key, set()).update(keyids)
             await self._cycle.check(self.wanted(key), None)

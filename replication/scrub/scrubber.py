@@ -18,7 +18,7 @@ from ledger.store.base import ObjectStore
 from ledger.store.versions import EveryVersion
 from ledger.tasks import Report
 from replication.heal import Evidence
-from replication.scrub.contents import ContentScrub
+from replication.scrub.contents import ContentScrub, ReleasedEntries
 from replication.scrub.cycle import Cycle, OnFinding
 from replication.scrub.keyring import ErasedKeys, KeyringScrub, KnownErased
 from replication.scrub.notes import NotesScrub, trusted_checkpoints
@@ -84,7 +84,8 @@ class Scrubber:
         keyring = KeyringScrub(cycle, self._around.state, erased, self._around.kek)
         notes = NotesScrub(cycle, self._log, self._around.memory)
         await keyring.undo_all()
-        await Walk(cycle, keyring, ContentScrub(cycle, erased), notes, erased, report).run()
+        contents = ContentScrub(cycle, erased, ReleasedEntries(self._copies, cycle.tree.checkpoint))
+        await Walk(cycle, keyring, contents, notes, erased, report).run()
         progress.phase, progress.finished = DONE, self._now()
         await cycle.save()
         return await self._report(cycle)

@@ -6,11 +6,13 @@ A check returns what it saw, in words, or raises: `CheckFailed`, or whatever err
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import zip_longest
 
 from ledger.capture.exporter import rebuild_editions, registers
 from ledger.capture.importer import CLEAR
 from ledger.content.references import ContentAudit
+from ledger.content.released import read_released
 from ledger.core.acts import acts_source
 from ledger.core.chunks import ContentKeys
 from ledger.core.event import Event
@@ -70,7 +72,7 @@ async def check_sealed(restored: Reader, opener: Opener) -> str:
 async def check_content(copy: ObjectStore, restored: EntryStore, keys: DataKeys | None, origin: str) -> str:
     """Every pack that the restored entries refer to is at the site, whole, and opens with the secret the site holds.
 
-    What refers to it may be erased instead.
+    What refers to it may be erased or released instead.
 
     Raises:
         Tampered: one is missing, damaged, or another ledger's; names it, and the entry.
@@ -84,7 +86,8 @@ async def check_content(copy: ObjectStore, restored: EntryStore, keys: DataKeys 
         if secret is not None:
             open_table(secret, pack)
 
-    audit, size = ContentAudit(copy, opened=opened), (await restored.head()).size
+    audit = ContentAudit(copy, learn=partial(read_released, restored), opened=opened)
+    size = (await restored.head()).size
     for start in range(0, size, PAGE_ROWS):
         page = await restored.read(start, min(PAGE_ROWS, size - start))
         await audit.take(start, [stored.entry for stored in page])

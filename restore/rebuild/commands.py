@@ -40,6 +40,7 @@ class CommandsRebuild:
         if newest is None:
             raise InvalidRequest(f"nothing of {what.source} was dumped by then", hint="look with: jinshi log --source")
         dump = read_data(newest, parse_dump)
+        await what.check_kept([newest.index])
         chunks = _read(view, dump, report)
         if what.dry_run:
             async for _ in chunks:

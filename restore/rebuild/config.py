@@ -26,6 +26,7 @@ async def rebuild_config(view: View, what: Restoring, report: Report | None = No
         raise InvalidRequest(f"it holds {output.name} alone, not {what.only[0]}", hint="leave --only out")
     target = place / output.name
     check_free(place if not place.is_dir() else target, replace=what.replace)
+    await what.check_kept([newest.index])
     data = await read_output(view, output)
     differences = _compare(target, data)
     if not what.dry_run:

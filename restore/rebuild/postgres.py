@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,11 +14,9 @@ from ledger.capture.opened import read_data
 from ledger.capture.postgres import roles
 from ledger.capture.postgres.base import Session, Source
 from ledger.capture.postgres.catalog import copied_as, literal, quoted, table_name
-from ledger.capture.postgres.copytext import ORDERED, RowsDigest
 from ledger.capture.postgres.events import (
     COPIED,
     SCHEMA,
-    Copied,
     Counted,
     Schema,
     Seal,
@@ -26,15 +24,14 @@ from ledger.capture.postgres.events import (
     parse_schema,
 )
 from ledger.capture.postgres.messages import Decoder, whole_messages
-from ledger.capture.postgres.pgoutput import format_lsn
 from ledger.capture.postgres.reading import changes_of, messages_of
-from ledger.capture.postgres.snapshot import digest_tables
 from ledger.capture.postgres.state import read_body
 from ledger.capture.postgres.transactions import TRANSACTION, transaction_of
 from ledger.content import ContentReader
 from ledger.errors import CaptureFailed, InvalidRequest, Malformed, RestoreFailed, Tampered
 from ledger.sealing import Opened
 from ledger.tasks import Report, run_bounded
+from restore.rebuild.postgres_compare import check_restored
 from restore.rebuild.postgres_fold import Fold, index_name
 from restore.rebuild.postgres_folding import Folding
 from restore.rebuild.postgres_point import choose_point
@@ -51,8 +48,18 @@ _REFERENCE: Final = re.compile(r"Name: [^\n]*; Type: FK CONSTRAINT;")
 _LOADING: Final = "SET synchronous_commit = off; SET maintenance_work_mem = '256MB'; SET row_security = off"
 
 
-def rebuild_postgres(open_place: Callable[[str], Source]) -> Rebuild:
+Phase = Callable[[str], AbstractContextManager[None]]
+"""What goes around a phase of a restore, which it is told: of those that are within another, the inner one counts."""
+
+
+def _unwatched(_name: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def rebuild_postgres(open_place: Callable[[str], Source], phase: Phase = _unwatched) -> Rebuild:
     """The `Rebuild` of databases. `open_place` gives the driver of the server and database that a place names.
+
+    `phase` is for who wants to know where its time goes.
 
     Its options: `database`, which of the asset's (needed where there are several); `lsn`, at the last consistent point
     that has nothing committed at or after that position.
@@ -62,7 +69,7 @@ def rebuild_postgres(open_place: Callable[[str], Source]) -> Rebuild:
         index, seal = await choose_point(view, what)
         target = open_place(what.place)
         try:
-            return await _Rebuilding(view, what, target, index, seal, report).run()
+            return await _Rebuilding(view, what, target, index, seal, report, phase).run()
         except CaptureFailed as error:
             raise RestoreFailed(error.what, hint="nothing was put in place; mend it, then restore again") from error
 
@@ -77,11 +84,14 @@ class _Rebuilding:
     index: int
     seal: Seal
     report: Report | None
+    phase: Phase
     differences: list[str] = field(default_factory=list)
     reader: ContentReader | None = None
 
     async def run(self) -> Restored:
         tables = self._chosen_tables()
+        await self.what.check_kept([self.seal.schema, *(one.copied for one in tables)])
+        await self._check_changes(tables)
         async with self.target.session(self._maintenance) as server:
             replaced = await self._check_target(server)
             counts = {"tables": len(tables), "rows": sum(one.rows for one in tables)}
@@ -90,16 +100,20 @@ class _Rebuilding:
             schema = await read_body(await self._entry(self.seal.schema, SCHEMA), self.view, parse_schema)
             await server.script(f"DROP DATABASE IF EXISTS {quoted(self._staging)}")  # of a restore that was killed
             try:
-                await self._create(server, schema)
+                with self.phase("create"):
+                    await self._create(server, schema)
                 counts |= await self._fill(schema, tables)
-                checks = await self._check(tables)
+                with self.phase("compare, amcheck"):
+                    checks = await check_restored(self.target, self._staging, self.seal, tables, self._copy)
                 # Commit point: a restore that is killed before this line has put nothing in place.
-                await self._put_in_place(server, schema, replaced)
+                with self.phase("put in place"):
+                    await self._put_in_place(server, schema, replaced)
             except BaseException:  # also when it is cancelled
                 await server.script(f"DROP DATABASE IF EXISTS {quoted(self._staging)} WITH (FORCE)")
                 raise
             if replaced:
-                await server.script(f"DROP DATABASE {quoted(self._old)} WITH (FORCE)")
+                with self.phase("drop the old one"):
+                    await server.script(f"DROP DATABASE {quoted(self._old)} WITH (FORCE)")
         return Restored(self.index, counts, checks, tuple(self.differences))
 
     # -- where it goes --
@@ -199,12 +213,15 @@ class _Rebuilding:
         async with AsyncExitStack() as stack:
             sessions = [await stack.enter_async_context(self._session()) for _ in range(PARALLEL)]
             session = sessions[0]
-            await session.script(_NEWER.sub("", schema.pre))
-            await session.script(_LOADING)
-            changes = await self._rows(sessions, tables)
+            with self.phase("create"):
+                await session.script(_NEWER.sub("", schema.pre))
+                await session.script(_LOADING)
+            with self.phase("read changes"):
+                changes = await self._rows(sessions, tables)
             for one in tables:
                 await session.script(f"DROP INDEX IF EXISTS {quoted(one.table.schema)}.{quoted(index_name(one.table))}")
-            await self._finish(sessions, schema)
+            with self.phase("indexes, constraints"):
+                await self._finish(sessions, schema)
         return {"changes": changes}
 
     @asynccontextmanager
@@ -216,14 +233,12 @@ class _Rebuilding:
     async def _load(self, sessions: Sequence[Session], tables: Sequence[Counted], folds: Mapping[int, Fold]) -> None:
         """The copies, with what was changed since, the largest first."""
         free, done = list(sessions), 0
-        reader = await self._reading()
 
         async def load(one: Counted) -> None:
             nonlocal done
             session = free.pop()
             try:
-                copied = await self._copied(one)
-                blocks = folds[one.table.oid].merged(reader.read(copied.manifest))
+                blocks = folds[one.table.oid].merged(await self._copy(one))
                 # Emptied in the same transaction, a table is filled from its beginning to its end, in order.
                 await session.script(f"BEGIN; TRUNCATE ONLY {table_name(one.table)}")
                 await session.copy_in(f"COPY {copied_as(one.table)} FROM STDIN (FREEZE)", blocks)
@@ -237,18 +252,32 @@ class _Rebuilding:
         largest_first = sorted(tables, key=lambda one: -one.rows)
         await run_bounded((load(one) for one in largest_first), parallel=len(sessions))
 
-    async def _copied(self, one: Counted) -> Copied:
+    async def _copy(self, one: Counted) -> AsyncIterator[bytes]:
+        """The rows of a table as they were copied. Raises Tampered."""
         copied = read_data(await self._entry(one.copied, COPIED), copied_of)
         if (copied.table.oid, copied.lsn, copied.generation) != (one.table.oid, one.copied_lsn, self.seal.generation):
             what = f"entry {one.copied} of {self.what.source}"
             raise Tampered(f"{what} is not the copy that entry {self.index} says it is")
-        return copied
+        return (await self._reading()).read(copied.manifest)
+
+    async def _check_changes(self, tables: Sequence[Counted]) -> None:
+        """Raises ContentReleased: that of a transaction since the copies was."""
+        start = min((one.copied for one in tables), default=self.index)
+        if not any(first < self.index and first + count > start for first, count in self.what.released.runs()):
+            return
+        database = self.seal.database
+        async for one in self.view.entries(self.what.source, start=start, subject=database, event_type=TRANSACTION):
+            if one.index >= self.index:
+                break
+            if one.index in self.what.released:
+                await self.what.check_kept([one.index])
 
     async def _rows(self, sessions: Sequence[Session], tables: Sequence[Counted]) -> int:
         """The copies, and what was committed since; how many changes there were."""
 
         async def load(folds: Mapping[int, Fold]) -> None:
-            await self._load(sessions, tables, folds)
+            with self.phase("load copies"):
+                await self._load(sessions, tables, folds)
 
         folding = Folding(sessions[0], tables, load)
         start = min((one.copied for one in tables), default=self.index)
@@ -278,7 +307,7 @@ class _Rebuilding:
                 await folding.take(change, relations, lsn)
                 await folding.taken(1, length // max(1, transaction.count))
         elif manifest is None:
-            await folding.take_messages(whole_messages(transaction.messages), Decoder(), lsn)
+            await folding.take_messages(whole_messages(transaction.messages), None, lsn)
             await folding.taken(transaction.count, len(transaction.messages))
         else:
             decoder = Decoder()
@@ -324,56 +353,3 @@ class _Rebuilding:
             "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm' ORDER BY c.oid"
         ):
             await session.script(f"REFRESH MATERIALIZED VIEW {name}")
-
-    # -- whether it is the same --
-
-    async def _check(self, tables: Sequence[Counted]) -> Mapping[str, int]:
-        """Raises RestoreFailed: it is not what was captured."""
-        whole = [one for one in tables if one.table.identity != "none"]
-        digested = [one.table for one in whole if one.digest is not None]
-        ordered = {one.table.oid for one in whole if one.digest is not None and one.digest.startswith(ORDERED)}
-        found = await digest_tables(self.target, self._staging, digested, ordered=ordered)
-        checks = {"counts": 0, "digests": 0}
-        async with self.target.session(self._staging) as session:
-            for one in whole:
-                digest = found.get(one.table.oid)
-                rows = digest.rows if digest is not None else await _count(session, one)
-                if rows != one.rows:
-                    raise self._differs(one, f"{rows} rows where {one.rows} were captured")
-                checks["counts"] += 1
-                if digest is not None:
-                    if digest.hex != one.digest and not (one.table.oid in ordered and await self._holds_copy(one)):
-                        raise self._differs(one, "other values than were captured")
-                    checks["digests"] += 1
-        if await self._amcheck():
-            checks["amcheck"] = 1
-        return checks
-
-    async def _holds_copy(self, one: Counted) -> bool:
-        """Whether a table has the rows of its copy in another order: how a server lays them is its own business."""
-        wanted = RowsDigest()
-        async for block in (await self._reading()).read((await self._copied(one)).manifest):
-            wanted.add_block(block)
-        wanted.end()
-        found = await digest_tables(self.target, self._staging, [one.table])
-        return found[one.table.oid].hex == wanted.hex
-
-    async def _amcheck(self) -> bool:
-        """Whether pg_amcheck was there, and found nothing. Raises RestoreFailed."""
-        async with self.target.session(self._staging) as session:
-            had = await session.fetch("SELECT 1 FROM pg_extension WHERE extname = 'amcheck'")
-            checked = await self.target.check(self._staging)
-            if not had:  # the check has installed it
-                await session.script("DROP EXTENSION IF EXISTS amcheck")
-        return bool(checked)
-
-    def _differs(self, one: Counted, how: str) -> RestoreFailed:
-        return RestoreFailed(
-            f"table {one.table.label} of {self.seal.database!r} at {format_lsn(self.seal.lsn)} comes out with {how}",
-            hint="restore an earlier point, and keep this copy of the ledger as evidence",
-        )
-
-
-async def _count(session: Session, one: Counted) -> int:
-    ((rows,),) = await session.fetch(f"SELECT count(*) FROM ONLY {table_name(one.table)}")  # noqa: S608 (quoted)
-    return int(rows)

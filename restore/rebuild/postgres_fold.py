@@ -7,7 +7,6 @@ Bounded by `Folding` (postgres_folding.py), which flushes when enough has been t
 
 from __future__ import annotations
 
-import struct
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Final, cast
 
@@ -15,38 +14,30 @@ from ledger.capture.postgres.base import Session
 from ledger.capture.postgres.catalog import copied_as, literal, quoted, table_name
 from ledger.capture.postgres.events import Table
 from ledger.capture.postgres.messages import DELETE, INSERT, TRUNCATE, UPDATE, Change
-from ledger.capture.postgres.pgoutput import UNCHANGED, Insert, Relation, Row, Update, decode_message
+from ledger.capture.postgres.pgoutput import UNCHANGED, Relation, Row
 from ledger.errors import Malformed
-from restore.rebuild.postgres_merge import blocks_of, merge_counted, merge_keyed
+from restore.rebuild.postgres_merge import blocks_of, blocks_of_lines, merge_counted, merge_keyed
+from restore.rebuild.postgres_rows import DELETED, Messages, line_of, row_of
 
 STAGED: Final = "pg_temp.jinshi_staged"
 
 Key = tuple[str | None, ...]
 
-# Of messages (PostgreSQL documentation, "Logical Replication Message Formats").
-_COUNT: Final = struct.Struct(">H")
-_OID: Final = struct.Struct(">I").unpack_from
-_UPDATED, _DELETED = b"UD"
-_NEW, _KEY, _TEXT, _UNCHANGED = b"NKtu"
-
 
 class KeyedFold:
     """A table whose rows are told apart by their replica identity: the last state of every row that was changed.
 
-    A row is None when it is gone, and has UNCHANGED where it keeps what the copy has. One that came as a whole stays
-    the message it came in until it is applied: most are changed again before that.
+    Each by its key as a line of COPY has it. A row is None when it is gone, and has UNCHANGED where it keeps what the
+    copy has. One that came as a whole stays the message it came in until it is applied: most are changed again before.
     """
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._places = [table.columns.index(name) for name in table.key]
-        self._rows: dict[Key, Row | bytes | None] = {}
+        self._rows: dict[bytes, Row | bytes | None] = {}
         self._emptied = False
         self._flushed = False
-        self._width = _COUNT.pack(len(table.columns))
-        ordered = self._places == sorted(self._places)
-        # Of each column up to the last one of the key, whether it belongs to it.
-        self._walk = [place in self._places for place in range(max(self._places) + 1)] if ordered else []
+        self._messages = Messages(self._places, len(table.columns))
 
     def take(self, change: Change, relation: Relation) -> bool:
         """One more change. False: flush, then apply it with `move`. Raises Malformed: it is not of this table."""
@@ -62,14 +53,15 @@ class KeyedFold:
             return True
         if key is None:
             raise Malformed(f"a change of {self._table.label} does not say which row it is of")
-        before = cast(Key, tuple(key))
+        before = line_of(key)[:-1]
         if kind == DELETE:
             self._rows[before] = None
             return True
         assert kind == UPDATE
         row = self._checked(new, relation)
-        known = row_of(self._rows.get(before))
+        known = self._rows.get(before)
         if known is not None and UNCHANGED in row:
+            known = row_of(known) if isinstance(known, bytes) else known
             row = [old if value is UNCHANGED else value for value, old in zip(row, known, strict=True)]
         after = self._key(row)
         if after != before:
@@ -81,40 +73,14 @@ class KeyedFold:
 
     def take_message(self, data: bytes) -> bool:
         """A change as the server sent it, if it need not be taken apart. False: decode it, then `take` it."""
-        kind, mark = data[0], data[5]
-        if data[6:8] != self._width or not self._walk:
-            return False
-        if kind == _DELETED:
-            if mark != _KEY:
-                return False
-        elif mark != _NEW or (kind == _UPDATED and _UNCHANGED in data):
-            return False
-        try:
-            key = self._key_in(data)
-        except (IndexError, struct.error, UnicodeDecodeError):
-            return False  # decoding it says what is wrong
+        key = self._messages.key(data)
         if key is None:
             return False
-        self._rows[key] = None if kind == _DELETED else data
+        self._rows[key] = None if data[0] == DELETED else data
         return True
 
-    def _key_in(self, data: bytes) -> Key | None:
-        key: list[str] = []
-        at = 8
-        for is_key in self._walk:
-            if data[at] == _TEXT:
-                start = at + 5
-                at = start + _OID(data, at + 1)[0]
-                if is_key:
-                    key.append(data[start:at].decode())
-            elif is_key:
-                return None
-            else:
-                at += 1
-        return (*key,)
-
-    def _key(self, row: Row) -> Key:
-        return tuple(cast("str | None", row[place]) for place in self._places)
+    def _key(self, row: Row) -> bytes:
+        return line_of([row[place] for place in self._places])[:-1]
 
     def _checked(self, row: Row | None, relation: Relation) -> Row:
         if row is None or len(row) != len(self._table.columns) or len(relation.columns) != len(row):
@@ -128,7 +94,7 @@ class KeyedFold:
             await session.script(f"TRUNCATE ONLY {name}")
         elif self._rows:
             await self._replace(session, name)
-        await _insert(session, self._table, (row for row in self._all() if row is not None and not _partly(row)))
+        await session.copy_in(f"COPY {copied_as(self._table)} FROM STDIN", blocks_of_lines(self._whole()))
         self.forget()
         self._flushed = True
 
@@ -136,17 +102,18 @@ class KeyedFold:
         """The rows of the copy as they are with what was taken in, in place of `flush`."""
         if not self._rows and not self._emptied:
             return blocks
-        partly = {key: row for key, row in self._rows.items() if isinstance(row, list) and _partly(row)}
-        return merge_keyed(
-            _nothing() if self._emptied else blocks,
-            self._places,
-            (key for key in self._rows if key not in partly),
-            partly,
-            (row for row in self._all() if row is not None and not _partly(row)),
-        )
+        partly = {key: row for key, row in self._rows.items() if isinstance(row, list) and UNCHANGED in row}
+        gone = self._rows.keys() - partly.keys() if partly else self._rows.keys()
+        return merge_keyed(_nothing() if self._emptied else blocks, self._places, gone, partly, self._whole())
 
-    def _all(self) -> Iterator[Row | None]:
-        return map(row_of, self._rows.values())
+    def _whole(self) -> Iterator[bytes]:
+        """The rows that are there and came as a whole, as COPY has them. Raises Malformed."""
+        line = self._messages.line
+        for row in self._rows.values():
+            if isinstance(row, bytes):
+                yield line(row)
+            elif row is not None and UNCHANGED not in row:
+                yield line_of(row)
 
     def forget(self) -> None:
         """What was taken in was applied."""
@@ -164,11 +131,12 @@ class KeyedFold:
         same = " AND ".join(f"t.{quoted(one)} = s.{quoted(one)}" for one in self._table.key)
         if self._flushed:  # a second time: looking for rows by reading the whole table would cost more
             await session.script(f"CREATE INDEX IF NOT EXISTS {quoted(index_name(self._table))} ON {name} ({keys})")
-        whole = (cast(Row, [*key]) for key, row in zip(self._rows, self._all(), strict=True) if not _partly(row or []))
-        await self._staged(session, keys, whole, f"DELETE FROM ONLY {name} t USING {STAGED} s WHERE {same}")  # noqa: S608 (quoted)
+        whole = (key + b"\n" for key, row in self._rows.items() if not (isinstance(row, list) and UNCHANGED in row))
+        delete = f"DELETE FROM ONLY {name} t USING {STAGED} s WHERE {same}"  # noqa: S608 (quoted)
+        await self._staged(session, keys, blocks_of_lines(whole), delete)
         by_known: dict[tuple[int, ...], list[Row]] = {}
         for row in self._rows.values():
-            if isinstance(row, list) and _partly(row):
+            if isinstance(row, list) and UNCHANGED in row:
                 known = tuple(place for place, value in enumerate(row) if value is not UNCHANGED)
                 by_known.setdefault(known, []).append([row[place] for place in known])
         for known, rows in by_known.items():
@@ -176,13 +144,13 @@ class KeyedFold:
             changed = ", ".join(f"{quoted(one)} = s.{quoted(one)}" for one in names if one not in self._table.key)
             if changed:
                 update = f"UPDATE ONLY {name} t SET {changed} FROM {STAGED} s WHERE {same}"  # noqa: S608 (quoted)
-                await self._staged(session, ", ".join(map(quoted, names)), rows, update)
+                await self._staged(session, ", ".join(map(quoted, names)), blocks_of(rows), update)
 
-    async def _staged(self, session: Session, columns: str, rows: Iterable[Row], statement: str) -> None:
+    async def _staged(self, session: Session, columns: str, rows: AsyncIterator[bytes], statement: str) -> None:
         """Run a statement with these rows of some columns at hand."""
         name = table_name(self._table)
         await session.script(f"CREATE TEMP TABLE jinshi_staged AS SELECT {columns} FROM {name} WITH NO DATA")  # noqa: S608 (quoted)
-        await session.copy_in(f"COPY {STAGED} FROM STDIN", blocks_of(rows))
+        await session.copy_in(f"COPY {STAGED} FROM STDIN", rows)
         await session.script(f"ANALYZE {STAGED}; {statement}; DROP TABLE {STAGED}")
 
     async def move(self, session: Session, change: Change) -> None:
@@ -224,7 +192,7 @@ class CountedFold:
         return True
 
     def _add(self, row: Row | None, relation: Relation, count: int) -> None:
-        if row is None or len(row) != len(self._table.columns) or len(relation.columns) != len(row) or _partly(row):
+        if row is None or len(row) != len(self._table.columns) or len(relation.columns) != len(row) or UNCHANGED in row:
             raise Malformed(f"a row of {self._table.label} does not have the columns of its copy")
         key = cast(Key, tuple(row))
         after = self._counts.get(key, 0) + count
@@ -295,22 +263,9 @@ async def _nothing() -> AsyncIterator[bytes]:
     yield b""
 
 
-def row_of(row: Row | bytes | None) -> Row | None:
-    """A row that is a message still. Raises Malformed."""
-    if not isinstance(row, bytes):
-        return row
-    message = decode_message(row)
-    assert isinstance(message, Insert | Update), "nothing else is kept"
-    return message.new
-
-
 def index_name(table: Table) -> str:
     """The index that a restore makes for itself, and drops."""
     return f"jinshi_restoring_{table.oid}"
-
-
-def _partly(row: Row) -> bool:
-    return UNCHANGED in row
 
 
 def _as_text(column: str) -> str:

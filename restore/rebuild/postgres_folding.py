@@ -17,6 +17,7 @@ FOLDED_SIZE_MAX: Final = 16 * 2**20
 
 _OID: Final = struct.Struct(">I").unpack_from
 _CHANGES: Final = frozenset(b"IUD")
+_RELATION: Final = 0x52
 _CHANGE_SIZE_MIN: Final = 13
 
 Load = Callable[[Mapping[int, Fold]], Awaitable[None]]
@@ -55,24 +56,38 @@ class Folding:
                 before = 0
             self._held += fold.held - before
 
-    async def take_messages(self, messages: Sequence[bytes], decoder: Decoder, lsn: int) -> None:
-        """As `take`, of changes as the server sent them; `decoder` has those of the transaction before them."""
+    async def take_messages(self, messages: Sequence[bytes], decoder: Decoder | None, lsn: int) -> None:
+        """As `take`, of changes as the server sent them.
+
+        `decoder` has those of the transaction before them; None: they are all of it. Then what describes a relation is
+        decoded only where a change is that cannot be taken in as it is.
+        """
+        described: list[bytes] = []
+        whole = decoder is None
+        decoder = decoder or Decoder()
         for data in messages:
-            if data[0] in _CHANGES and len(data) >= _CHANGE_SIZE_MIN:
-                fold = self._folds.get(_OID(data, 1)[0])
+            kind = data[0] if len(data) >= _CHANGE_SIZE_MIN else 0
+            if kind in _CHANGES:
+                (oid,) = _OID(data, 1)
+                fold = self._folds.get(oid)
+                if fold is None or lsn < self._since[oid]:
+                    continue
                 if isinstance(fold, KeyedFold):
-                    (oid,) = _OID(data, 1)
-                    if lsn < self._since[oid]:
-                        continue
                     before = fold.held
                     if fold.take_message(data):
                         self._touched.add(oid)
                         self._held += fold.held - before
                         self.changes += 1
                         continue
+            elif kind == _RELATION:
+                described.append(data)
+                continue
+            _describe(decoder, described)
             change = decoder.take(data)
             if change is not None:
                 await self.take(change, decoder.relations, lsn)
+        if not whole:
+            _describe(decoder, described)
 
     def _wanting(self, oid: int, lsn: int) -> Fold | None:
         """Where a change goes; None: its table is gone or was not asked for, or its copy has it already."""
@@ -103,6 +118,13 @@ class Folding:
                 await self._folds[oid].flush(self._session)
         self._touched.clear()
         self._held = self._taken = self._size = 0
+
+
+def _describe(decoder: Decoder, described: list[bytes]) -> None:
+    """Raises Malformed."""
+    for data in described:
+        decoder.take(data)
+    described.clear()
 
 
 def _fold_of(table: Table) -> Fold:

@@ -6,12 +6,14 @@ what the key was before.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
+from itertools import islice
 from typing import Final
 
 from ledger.capture.postgres.copytext import copy_line
 from ledger.capture.postgres.pgoutput import UNCHANGED, Row
 from ledger.errors import Malformed
+from restore.rebuild.postgres_rows import line_of
 
 BLOCK_ROWS: Final = 1_000
 LINE_SIZE_MAX: Final = 2**31
@@ -24,33 +26,30 @@ Take = Callable[[list[bytes]], list[bytes]]
 async def merge_keyed(
     blocks: AsyncIterator[bytes],
     places: Sequence[int],
-    gone: Iterable[Sequence[str | None]],
-    partly: Mapping[tuple[str | None, ...], Row],
-    whole: Iterable[Row],
+    gone: Set[bytes],
+    partly: Mapping[bytes, Row],
+    whole: Iterable[bytes],
 ) -> AsyncIterator[bytes]:
-    """The rows of a copy but for those whose values at `places` are among `gone`; then the rows `whole`.
+    """The rows of a copy but for those whose values at `places` are among `gone`; then the lines `whole`.
 
-    Rows in `partly` are changed where they stand: they have UNCHANGED for what the copy has. Raises Malformed: the copy
-    is none.
+    Keys are as a line of COPY has them, without its line feed. Rows in `partly` are changed where they stand: they have
+    UNCHANGED for what the copy has. Raises Malformed: the copy is none.
     """
-    left_out = {copy_line(key)[:-1] for key in gone}
-    completed = {copy_line(key)[:-1]: row for key, row in partly.items()}
     keys_of = _keys_of(places)
 
     def take(lines: list[bytes]) -> list[bytes]:
         keys = keys_of(lines)
-        if completed and not completed.keys().isdisjoint(keys):
+        if partly and not partly.keys().isdisjoint(keys):
             lines = [
-                _completed(line, completed[key]) if key in completed else line
-                for line, key in zip(lines, keys, strict=True)
+                _completed(line, partly[key]) if key in partly else line for line, key in zip(lines, keys, strict=True)
             ]
-        if left_out.isdisjoint(keys):
+        if gone.isdisjoint(keys):
             return lines
-        return [line for line, key in zip(lines, keys, strict=True) if key not in left_out]
+        return [line for line, key in zip(lines, keys, strict=True) if key not in gone]
 
     async for block in _filtered(blocks, take):
         yield block
-    async for block in blocks_of(whole):
+    async for block in blocks_of_lines(whole):
         yield block
 
 
@@ -95,17 +94,13 @@ def _keys_of(places: Sequence[int]) -> Callable[[list[bytes]], list[bytes]]:
 
 
 def _completed(line: bytes, row: Row) -> bytes:
-    old, new = line.split(b"\t"), copy_line([None if value is UNCHANGED else _text(value) for value in row])
+    old, new = line.split(b"\t"), line_of([None if value is UNCHANGED else value for value in row])
     values = new[:-1].split(b"\t")
     if len(old) != len(row):
         raise Malformed("a row of a copy has another number of values than its table")
     return b"\t".join(
         [before if value is UNCHANGED else after for before, after, value in zip(old, values, row, strict=True)]
     )
-
-
-def _text(value: str | bool | None) -> str | None:
-    return None if value is None else str(value)
 
 
 async def _filtered(blocks: AsyncIterator[bytes], take: Take) -> AsyncIterator[bytes]:
@@ -128,13 +123,13 @@ async def _filtered(blocks: AsyncIterator[bytes], take: Take) -> AsyncIterator[b
         raise Malformed("a copy ends within a row")
 
 
-async def blocks_of(rows: Iterable[Row]) -> AsyncIterator[bytes]:
+def blocks_of(rows: Iterable[Row]) -> AsyncIterator[bytes]:
     """Rows as COPY takes them, some at a time."""
-    block: list[bytes] = []
-    for row in rows:
-        block.append(copy_line([_text(value) for value in row]))
-        if len(block) == BLOCK_ROWS:
-            yield b"".join(block)
-            block.clear()
-    if block:
-        yield b"".join(block)
+    return blocks_of_lines(map(line_of, rows))
+
+
+async def blocks_of_lines(lines: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Lines of COPY, some at a time."""
+    left = iter(lines)
+    while block := b"".join(islice(left, BLOCK_ROWS)):
+        yield block

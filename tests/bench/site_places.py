@@ -73,10 +73,11 @@ async def publish(root: Path, entries: int) -> Published:
 
 
 @contextmanager
-def seaweeds(scratch: Path, number: int) -> Iterator[list[S3Server]]:
-    """So many servers of their own, started."""
+def seaweeds(scratch: Path, number: int, *, memory: str = "200MiB") -> Iterator[list[S3Server]]:
+    """So many servers of their own, started; each with so much memory."""
     with ExitStack() as stack:
-        yield [stack.enter_context(private_seaweed(scratch / f"weed-{one}")).start() for one in range(number)]
+        folders = [scratch / f"weed-{one}" for one in range(number)]
+        yield [stack.enter_context(private_seaweed(folder, memory=memory)).start() for folder in folders]
 
 
 async def new_site(server: S3Server, *, port: int | None = None) -> tuple[Site, Mirror]:

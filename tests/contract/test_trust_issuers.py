@@ -183,10 +183,19 @@ async def test_what_the_engine_signed_while_we_crashed_is_taken_in(outside: tupl
     assert [row.state for row in rows] == ["issued", "issued"]
     assert rows[0].serial == f"{x509.load_der_x509_certificate(der).serial_number:040x}"
     assert isinstance(place.issuer, OpenBaoIssuer)
-    assert await place.issuer.strays() == []
+    assert [one async for one in place.issuer.strays()] == []
     # What the engine has that nobody asked for through us is for somebody to look at.
     stray = await engine.sign(_order(place))
-    assert await place.issuer.strays() == [f"{x509.load_der_x509_certificate(stray).serial_number:040x}"]
+    (found,) = [one async for one in place.issuer.strays()]
+    assert (found.certificate, found.request) == (x509.load_der_x509_certificate(stray), "")
+    with pytest.raises(InvalidRequest, match="no stray"):
+        await place.issuer.revoke_stray(rows[0].serial, "superseded", permit=bench.permit())
+    await place.issuer.revoke_stray(found.serial, "privilegeWithdrawn", permit=bench.permit())
+    assert [one async for one in place.issuer.strays()] == []
+    assert found.serial in await engine.revoked()
+    row = bench.index.certificates.find(bench.index.database, place.desk.authority, found.serial)
+    assert row is not None
+    assert (row.state, row.reason, row.profile) == ("revoked", "privilegeWithdrawn", "found")
 
 
 async def test_a_sealed_engine_leaves_the_request_approved(outside: tuple[Place, OpenBao]) -> None:

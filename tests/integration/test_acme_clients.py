@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import josepy
@@ -16,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.support.trust_acme import WILDCARDS, AcmeBench, needs_lego, served_bench, unexpected
+from tests.support.trust_acme import ADDRESSES, WILDCARDS, AcmeBench, needs_lego, served_bench, unexpected
 
 
 def certificates(file: Path) -> list[x509.Certificate]:
@@ -98,6 +99,20 @@ async def test_lego_enrols_over_tls_and_over_dns(tmp_path: Path) -> None:
         await acme.lego(*who, *names, *dns, "run", more=more)
         assert certificates(tmp_path / "lego" / "certificates" / "_.e.city.example.crt")
         assert not list(texts.iterdir())
+        assert unexpected(acme.faults) == []
+
+
+async def test_certbot_enrols_for_an_address(tmp_path: Path) -> None:
+    async with served_bench(tmp_path) as acme:
+        kid, secret = await acme.eab(profiles=[ADDRESSES], names=["127.0.0.1"])
+        await acme.certbot(
+            *("certonly", "--standalone", "--http-01-port", str(acme.http_port), "--agree-tos"),
+            *("-m", "web@city.example", "--no-eff-email", "--eab-kid", kid, "--eab-hmac-key", secret),
+            *("--ip-address", "127.0.0.1"),
+        )
+        (found, *_) = certificates(tmp_path / "config" / "live" / "127.0.0.1" / "fullchain.pem")
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert list(names) == [x509.IPAddress(IPv4Address("127.0.0.1"))]
         assert unexpected(acme.faults) == []
 
 

@@ -13,7 +13,7 @@ import pytest
 from cli.capturing.asking import open_to_capture
 from cli.config import Environment
 from ledger.capture.base import Captured
-from tests.support.assets import add, add_database, eventually, make_database, rows_of, types_of
+from tests.support.assets import add, add_database, eventually, make_database, rewrite, rows_of, types_of
 from tests.support.cli import PASSPHRASE, Jinshi, contents, ledger_in
 from tests.support.serving import serving
 from tests.support.sqlite_shell import sqlite3_command
@@ -46,7 +46,7 @@ def test_a_server_captures_what_is_registered_and_one_failure_stops_nothing(jins
         add(jinshi, "app", "config", f"path={config}", "every_s=1")
         eventually(lambda: count(jinshi, "asset.degraded.v1") == 1, log.read_text)
         eventually(lambda: ("asset-degraded", "broken") in alarms(jinshi), log.read_text)
-        config.write_text("mode = lax\n")
+        rewrite(config, "mode = lax\n")
         eventually(lambda: count(jinshi, "config.recorded.v1") == 2, log.read_text)
         # A paused asset is left alone, also when it is asked for.
         jinshi("asset", "pause", "app", "--reason", "moved")
@@ -113,7 +113,7 @@ def test_a_capture_without_a_server_goes_on_until_it_is_told_to_end(jinshi: Jins
     process = jinshi.start("capture", "app", "--watch")
     try:
         eventually(lambda: count(jinshi, "config.recorded.v1") == 1)
-        config.write_text("2\n")
+        rewrite(config, "2\n")
         eventually(lambda: count(jinshi, "config.recorded.v1") == 2)
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
@@ -172,7 +172,7 @@ def test_what_a_grade_demands_holds_for_captures_too(jinshi: Jinshi, tmp_path: P
         eventually(lambda: count(jinshi, "config.recorded.v1") == 1, log.read_text)
         assert jinshi("capture", "app", "--json").json["repeated"]
         (sites / "remote").rename(sites / "away")
-        config.write_text("2\n")
+        rewrite(config, "2\n")
         # It is recorded, and held to be not captured: a site that its grade demands has not cosigned it.
         eventually(lambda: bool(jinshi("asset", "show", "app", "--json").json["problems"]), log.read_text)
         eventually(lambda: "not captured" in log.read_text())

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from pki.core.algorithms import P256, RSA_3072, generate
+from pki.keystore.openbao import open_client
 from tests.support.cli import PASSPHRASE, Jinshi
 from tests.support.hsm import PIN, hsm_module, hsm_tokens
 from tests.support.openbao import openbao
@@ -96,6 +97,22 @@ def test_one_command_makes_what_a_first_certificate_needs(jinshi: Jinshi) -> Non
     assert jinshi("ca", "show", "nobody", code=2).stderr
 
 
+def test_what_is_asked_for_on_stdout_is_alone_there(jinshi: Jinshi, tmp_path: Path) -> None:
+    jinshi("ca", "init", "--organization", "x")
+    root = jinshi("ca", "export", "root").stdout
+    assert root.startswith(b"-----BEGIN CERTIFICATE")
+    assert jinshi("ca", "export", "root", "-o", "-").stdout == root
+    piped = jinshi.process("ca", "export", "root", "-o", "/dev/stdout").stdout
+    assert (piped.removesuffix(b"/dev/stdout is written\n"), Path("/dev/stdout").is_symlink()) == (root, True)
+    crl = jinshi("crl", "issue", "issuing", "--out", "-").stdout
+    assert x509.load_der_x509_crl(crl).issuer.rfc4514_string().startswith("CN=x Issuing")
+    serial = x509.load_pem_x509_certificate(root).serial_number
+    assert jinshi("cert", "export", f"{serial:x}", "-o", "-").stdout == root
+    assert "beside" in jinshi("cert", "export", f"{serial:x}", "-o", "-", "--receipt", code=2).stderr
+    assert "two files" in jinshi("prove", 0, "-o", "-", code=2).stderr
+    assert not list(tmp_path.glob("-*"))
+
+
 def test_an_offline_root_signs_for_an_authority_online(jinshi: Jinshi, tmp_path: Path) -> None:
     vault = jinshi.at(tmp_path / "vault")
     vault("init", tmp_path / "vault")
@@ -170,7 +187,7 @@ def test_keys_of_another_house_come_in_encrypted_only(jinshi: Jinshi, tmp_path: 
     jinshi("ca", "cross-certify", "old", tmp_path / "city.csr", "--days", 9, "-o", tmp_path / "x.pem", code=2)
 
 
-def test_an_hsm_keeps_an_authoritys_key(jinshi: Jinshi) -> None:
+def test_an_hsm_keeps_an_authoritys_key(jinshi: Jinshi, tmp_path: Path) -> None:
     tokens = hsm_tokens()
     environment = {"JINSHI_PKCS11_MODULE": hsm_module(), "SOFTHSM2_CONF": str(tokens.parent / "softhsm2.conf")}
     hsm = jinshi.with_environment(**environment, JINSHI_PKCS11_PIN=PIN)
@@ -180,6 +197,11 @@ def test_an_hsm_keeps_an_authoritys_key(jinshi: Jinshi) -> None:
     create = ("ca", "create", "more", "--parent", "root", "--subject", "CN=More", "--days", 9, "--path-length", 0)
     wrong = jinshi.with_environment(**environment, JINSHI_PKCS11_PIN="0000")
     assert "PIN" in wrong.process(*create, code=2).stderr
+    pin = tmp_path / "contract.pin"
+    pin.write_text(PIN + "\n")
+    pin.chmod(0o600)
+    each = wrong.with_environment(JINSHI_PKCS11_PINS=f"locked=env:NOBODYS contract=file:{pin}")
+    each.process("ca", "create", "each", *create[3:])
     gone = hsm.with_environment(SOFTHSM2_CONF=str(tokens.parent / "nothing"))
     assert "cannot be" in gone.process(*create, code=4).stderr
 
@@ -233,3 +255,26 @@ def test_everything_comes_back_at_another_site_and_issues_again(tmp_path: Path) 
     restored(*create)
     serials = [restored("ca", "show", name, "--json").json["keys"][0]["serial"] for name in ("city", "town")]
     assert len(set(serials)) == 2
+
+
+def test_what_an_issuer_outside_has_made_behind_the_ledgers_back(jinshi: Jinshi, tmp_path: Path) -> None:
+    assert "JINSHI_ISSUERS" in jinshi("ca", "strays", code=2).stderr
+    with openbao(tmp_path / "bao") as server:
+        server.enable_pki("pki")
+        client = open_client(server.address, server.token, None)
+        outside = jinshi.with_environment(
+            JINSHI_ISSUERS=f"province=openbao+{server.address}/pki/ra", BAO_TOKEN=server.token
+        )
+        assert "there are none" in outside("ca", "strays").stderr
+        made = client.write("pki/issue/ra", common_name="www.parks.example", key_type="ec", ttl="1h")["data"]
+        serial = made["serial_number"].replace(":", "").rjust(40, "0")
+        (found,) = outside("ca", "strays", "province", "--json", code=1).json_lines
+        assert (found["authority"], found["serial"], found["request"]) == ("province", serial, None)
+        assert "CN=www.parks.example" in outside("ca", "strays", code=1).out
+        for wrong in (("ff", "--reason", "superseded"), (serial, "--reason", "boredom")):
+            outside("ca", "strays", "province", "--revoke", *wrong, code=2)
+        outside("ca", "strays", "province", "--revoke", made["serial_number"], "--reason", "privilegeWithdrawn")
+        assert "there are none" in outside("ca", "strays").stderr
+        assert outside("cert", "show", serial, "--json").json["state"] == "revoked"
+        told = client.read(f"pki/cert/{made['serial_number'].replace(':', '-')}")["data"]
+        assert told["revocation_time"]

@@ -14,6 +14,7 @@ import pytest
 from ledger.assets import asset_source
 from tests.integration.test_acknowledging import broken, site
 from tests.integration.test_cli_postgres import run_sql
+from tests.support.assets import eventually
 from tests.support.cli import Jinshi, events
 from tests.support.postgres import PostgresServer
 from tests.support.receiving import receiving
@@ -65,6 +66,23 @@ def test_an_asset_that_is_protected_and_one_that_is_not_any_more(jinshi: Jinshi)
         assert "jinshi status" in shown.out
         assert "1 finding about 1 of 1 asset" in shown.stderr
     assert found(jinshi) == []
+
+
+def test_what_is_wrong_with_the_trust_service_is_said(jinshi: Jinshi, tmp_path: Path) -> None:
+    jinshi("ca", "init", "--organization", "x")
+    assert jinshi("doctor", "--json").json["trust"] == []
+    (key,) = (tmp_path / "ledger" / "keys" / "ca").glob("*issuing*")
+    key.unlink()
+    ran = jinshi("doctor", "--json", code=1)
+    ((check, about),) = [(one["check"], one["about"]) for one in ran.json["trust"]]
+    assert (check, about, ran.json["passed"]) == ("key-away", "file", False)
+    shown = jinshi("doctor", code=1)
+    assert "trust service, key-away: keys of the trust service cannot be used (file)" in shown.out
+    assert "1 finding about the trust service" in shown.stderr
+    with broken(site(jinshi, "remote")), broken(site(jinshi, "same-city")):
+        checks = {one["check"] for one in jinshi("doctor", "--json", code=1).json["trust"]}
+        assert checks == {"key-away", "trust-quorum"}
+    assert "needs the passphrase" in jinshi.with_environment(JINSHI_PASSPHRASE=None)("doctor").stderr
 
 
 def test_a_damaged_site_is_found_by_what_its_scrub_recorded(jinshi: Jinshi) -> None:
@@ -210,13 +228,18 @@ def test_a_server_raises_an_alarm_for_an_asset_and_clears_it_when_it_is_mended(j
                 shown = client.get("/metrics").text
                 assert 'jinshi_alarms{about="permits",kind="asset-uncovered"} 1.0' in shown
                 assert 'jinshi_asset_lag_entries{asset="permits",site="same-city"}' in shown
-                standing = {(one["kind"], one["about"]) for one in jinshi("status", "--json").json["alarms"]}
-                assert ("asset-uncovered", "permits") in standing
+                eventually(lambda: ("asset-uncovered", "permits") in standing(jinshi))
             until(receiver, "alarm.cleared.v1")
+            eventually(lambda: ("asset-uncovered", "permits") not in standing(jinshi))
     lines = [line["entry"] for line in jinshi("log", "--json", "--all").json_lines]
     ours = [one for one in lines if one["type"].startswith("alarm.") and one["data"]["about"] == "permits"]
     assert [one["type"] for one in ours] == ["alarm.raised.v1", "alarm.cleared.v1"], "each once"
     assert "site remote cannot be reached" in ours[0]["data"]["what"]
+
+
+def standing(jinshi: Jinshi) -> set[tuple[str, str]]:
+    """What is recorded to stand: a receiver is told before."""
+    return {(one["kind"], one["about"]) for one in jinshi("status", "--json").json["alarms"]}
 
 
 def until(receiver: Any, type_: str) -> None:

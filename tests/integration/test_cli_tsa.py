@@ -82,3 +82,17 @@ def test_authorities_are_shown_and_made_once(city: Jinshi) -> None:
         at = asked.index(wrong[0])
         assert why in city(*asked[:at], *wrong, *asked[at + 2 :], code=2).stderr
     assert "no tsa nobody" in city("tsa", "show", "nobody", code=2).stderr
+
+
+def test_it_stamps_otherwise_and_then_no_more(city: Jinshi) -> None:
+    assert "give --policy" in city("tsa", "amend", "city", code=2).stderr
+    assert "60,000" in city("tsa", "amend", "city", "--accuracy-ms", 60_001, code=2).stderr
+    assert "500 ms" in city("tsa", "amend", "city", "--accuracy-ms", 500).out
+    assert "so already" in city("tsa", "amend", "city", "--accuracy-ms", 500, code=1).stderr
+    city("tsa", "amend", "city", "--policy", f"{POLICY}.7")
+    settings = city("tsa", "show", "city", "--json").json["settings"]
+    assert settings == {"accuracy_ms": 500, "policy": f"{POLICY}.7"}
+    city("tsa", "retire", "city")
+    assert city("tsa", "show", "city", "--json").json["state"] == "retired"
+    for act in (("retire", "city"), ("amend", "city", "--accuracy-ms", 1), ("renew", "city", "--by", "issuing")):
+        assert "is retired" in city("tsa", *act, code=1).stderr

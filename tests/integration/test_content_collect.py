@@ -15,9 +15,12 @@ from cli.serving.handover import Recorder, open_to_record
 from cli.sites.acknowledging import Writing
 from cli.wiring.contents import collect_content, content_store
 from cli.wiring.ledgers import open_for_writing
+from ledger.content.released import released_events
 from ledger.core.checkpoint import origin_prefix
 from ledger.errors import Fenced
+from ledger.store.base import Selection
 from tests.support.captured import (
+    ASSET,
     PASSPHRASE,
     capture_into,
     captured,
@@ -130,7 +133,19 @@ async def test_captures_and_collections_race_and_no_entry_loses_its_content(seed
     jinshi, chance = Jinshi(tmp_path, tmp_path / "ledger"), random.Random(seed)
     await asyncio.to_thread(jinshi, "init", jinshi.ledger, "--origin", ORIGIN)
     pool = [noise(100 + number, 70_000) for number in range(5)]
-    recorded: list[bytes] = []
+    recorded: dict[int, bytes] = {}
+    released = 0
+
+    async def release(recorder: Recorder) -> None:
+        """Whose chunks a capture that is under way may have found, and counts on."""
+        nonlocal released
+        number = chance.choice(sorted(recorded))
+        del recorded[number]
+        store = recorder.ledger.store
+        (stored,) = await store.select(Selection(source=ASSET, subject=f"f{number}"), limit=1)
+        events = released_events(ORIGIN, ASSET, {stored.index}, 0, number)
+        await recorder.sequencer.append(events, actor="test")
+        released += 1
 
     async def captures(recorder: Recorder, numbers: range) -> None:
         for number in numbers:
@@ -139,7 +154,9 @@ async def test_captures_and_collections_race_and_no_entry_loses_its_content(seed
                 await abandon(recorder, data)
             else:
                 await capture_into(recorder, [data], first=number)
-                recorded.append(data)
+                recorded[number] = data
+                if chance.random() < 0.5:
+                    await release(recorder)
             await asyncio.sleep(chance.random() / 20)
 
     async def collections(removed: list[int]) -> None:
@@ -155,10 +172,11 @@ async def test_captures_and_collections_race_and_no_entry_loses_its_content(seed
         with suppress(asyncio.CancelledError):
             await collecting
         assert sum(removed), f"seed={seed}: nothing was ever removed"
+        assert released, f"seed={seed}: nothing was ever released"
         await collect_content(writable, wait=True)
         await collect_content(writable, wait=True)
         store = await content_store(recorder.ledger, passphrase)
-        assert sorted(await contents_of(recorder.ledger, store)) == sorted(recorded), f"seed={seed}"
+        assert sorted(await contents_of(recorder.ledger, store)) == sorted(recorded.values()), f"seed={seed}"
         store.close()
         assert packs(jinshi) == await packs_of(recorder.ledger), f"seed={seed}: nothing else is left"
 

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ledger.content.references import Gone
 from ledger.core.checkpoint import origin_prefix
 from ledger.core.manifest import INDEX, PACKS, pack_key
 from ledger.store.base import Prefixed
 from ledger.store.memory import MemoryObjectStore
+from ledger.store.s3 import S3Store
 from ledger.verify import verify_copy
+from replication.collect import GRACE_DAYS
 from replication.locks import extend_all
 from restore.fetch import fetch_content, verify_site
 from tests.support.buckets import (
@@ -25,7 +28,7 @@ from tests.support.buckets import (
     near_in,
     new_bucket,
 )
-from tests.support.content import SMALL, bytes_under, keys_under, noise, refer
+from tests.support.content import SMALL, bytes_under, collect, keys_under, noise, refer, release
 from tests.support.replicas import NEAR, ORIGIN
 from tests.support.scrubbing import Rot
 from tests.support.servers import S3Server
@@ -68,9 +71,35 @@ async def test_stolen_writer_credentials_lose_no_pack(client: S3Client, bucket: 
     await verify_site(copy)
     assert set(there[PACKS]) & {alarm.key for alarm in copy.alarms.found}, "it is seen"
     back = MemoryObjectStore("restored")
-    await fetch_content(copy, back, ())
+    await fetch_content(copy, back, Gone())
     assert await keys_under(back, PACKS) == there[PACKS]
     assert await bytes_under(back, PACKS) == await bytes_under(replicas.published, PACKS)
+
+
+async def test_what_was_released_goes_with_every_version_and_a_thief_makes_nobody_miss_it(client: S3Client) -> None:
+    bucket = new_bucket(client, versions=True)
+    replicas = await near_in(S3Store(client, bucket, "site")).begin()
+    await refer(replicas, noise(5, 3 * SMALL.pack_size))
+    kept = await refer(replicas, noise(6, SMALL.pack_size))
+    await replicas.replicate()
+    await release(replicas, 1)
+    await collect(replicas)
+    await replicas.replicate()
+    for _ in range(2):
+        done = await replicas.mirror(NEAR).collect()
+        replicas.clock.advance(timedelta(days=GRACE_DAYS).total_seconds())
+    assert done.removed == done.unneeded > 2
+    prefix = f"site/{origin_prefix(ORIGIN)}"
+    left = {key for key, _ in every_version(client, bucket) if key.startswith(f"{prefix}{PACKS}")}
+    assert left == {f"{prefix}{pack_key(pack)}" for pack in kept.packs}
+    # The entry that says so, too, is under what somebody has put over its bundle, or deleted.
+    for number, key in enumerate(sorted({key for key, _ in every_version(client, bucket) if "/tile/" in key})):
+        client.put_object(Bucket=bucket, Key=key, Body=b"somebody else's bytes")
+        if number % 2:
+            client.delete_object(Bucket=bucket, Key=key)
+    copy = await replicas.open(NEAR)
+    await verify_site(copy)
+    assert copy.alarms.found
 
 
 async def test_a_pack_that_is_referred_to_again_is_locked_anew_and_all_are_when_it_is_asked_for(

@@ -158,7 +158,7 @@ def test_what_is_missing_or_damaged_at_a_site_is_named_with_the_entry(jinshi: Ji
     jinshi("replicate", "--once")
     packs = sorted(site(jinshi).glob("content/packs/*"))
     kept = packs[0].read_bytes()
-    packs[0].write_bytes(kept[:-1] + b"?")
+    packs[0].write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     said = jinshi("verify", "--site", "remote", code=3).stderr
     assert packs[0].name in said
     assert "entry " in said

@@ -162,7 +162,8 @@ def test_what_is_jinshis_own_is_left_out_and_nothing_is_half_registered(jinshi: 
     add(own, "web1-data", "config", f"path={root}/data/b/a")
     assert "registered already" in own(*added, "--home", "/data", code=1).stderr
     assert [one["name"] for one in own("asset", "list", "--json").json_lines] == ["web1-data"]
-    own("asset", "add-host", "web2", *added[3:], "--home", "/data")
+    made = own("asset", "add-host", "web2", *added[3:], "--home", "/data", "--release", "--json").json["assets"]
+    assert all(one["release"] for one in made)
     captured = own("capture", "web2-data", "--json").json
     paths = [one["entry"].get("subject") for one in own("log", "--all", "--json").json_lines]
     assert captured["problems"] == []

@@ -69,7 +69,7 @@ def test_both_modes_of_the_sdk_are_the_same_event() -> None:
 @pytest.mark.slow
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     limits = HttpLimits(
-        publish_every_s=0.05, stream_life_s_max=0.02, keep_alive_s=0.01, body_timeout_s=2, batch_events_max=20
+        publish_every_s=0.05, stream_life_s_max=0.02, keep_alive_s=0.01, body_timeout_s=20, batch_events_max=20
     )
     with served_in_a_thread(limits=limits) as url:
         done = subprocess.run(

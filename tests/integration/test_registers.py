@@ -322,16 +322,16 @@ async def test_two_registers_in_one_ledger_do_not_mix(ledger: Ledger) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not STREETS.is_dir(), reason=f"the streets editions (42,000 rows each) are not in {STREETS}")
-async def test_eight_editions_of_all_the_streets_of_china_come_out_byte_for_byte(tmp_path: Path) -> None:
+async def test_editions_of_all_the_streets_of_china_come_out_byte_for_byte(tmp_path: Path) -> None:
     store = await SqliteEntryStore.open(tmp_path / "ledger.sqlite", create=True)
     ledger = Ledger(store, FixedClock())
-    names = sorted(path.parent.name for path in STREETS.glob("*/streets.csv"))
-    assert len(names) == 8
+    first, *_, last = names = sorted(path.parent.name for path in STREETS.glob("*/streets.csv"))
+    between = names[3]
     try:
-        for name in names:
+        for name in (first, between, last):
             await ledger.record((STREETS / name / "streets.csv").read_bytes(), name, source="urn:streets", key="code")
-        assert (await rebuild_editions(ledger.reader, "urn:streets")).editions == 8
-        data = (STREETS / names[3] / "streets.csv").read_bytes()
-        assert await ledger.export(names[3], source="urn:streets") == data
+        assert (await rebuild_editions(ledger.reader, "urn:streets")).editions == 3
+        data = (STREETS / between / "streets.csv").read_bytes()
+        assert await ledger.export(between, source="urn:streets") == data
     finally:
         await store.close()

@@ -107,7 +107,7 @@ async def test_a_site_that_goes_away_is_carried_on_with_when_it_is_back(own_seaw
         region="us-east-1",
         access_key=server.access_key,
         secret_key=server.secret_key,
-        timeout_s=4.0,
+        timeout_s=20.0,
         attempts_max=1,
     )
     try:

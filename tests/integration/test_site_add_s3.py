@@ -19,7 +19,10 @@ from ledger.store.s3_client import explain
 from ledger.store.s3_probe import LOCK, PROBES, VERSIONS, probe
 from tests.support.buckets import client_of, every_version, new_bucket
 from tests.support.cli import Jinshi, ledger_in
+from tests.support.receiving import receiving
+from tests.support.roles import until
 from tests.support.servers import S3Server, free_ports
+from tests.support.serving import serving
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -216,16 +219,46 @@ def test_a_lock_that_is_gone_afterwards_is_found(client: S3Client, seaweed: S3Se
     jinshi("asset", "add", "permits", *registered)
     jinshi("replicate", "--once")
     assert found(jinshi) == ["site remote locks what it holds for 400 days; grade 3 demands 730 days"]
-
-    # This server takes neither versions nor locks from a bucket that has them; an operator moves it to one without.
-    for key in {key for key, _ in every_version(client, bucket)}:
-        client.copy_object(Bucket=other, Key=key, CopySource={"Bucket": bucket, "Key": key})
-    assert jinshi.ledger is not None
-    settings = jinshi.ledger / "jinshi.json"
-    settings.write_text(settings.read_text().replace(bucket, other))
+    move(client, jinshi, bucket, other)
     assert found(jinshi)[0] == f"site remote does not lock what is written there: Object Lock of s3://{other} is off"
     client.put_bucket_versioning(Bucket=other, VersioningConfiguration={"Status": "Suspended"})
     assert f"versioning of s3://{other} is off" in found(jinshi)[0]
+
+
+def test_a_lock_that_is_gone_is_an_alarm_until_it_is_back(client: S3Client, seaweed: S3Server, jinshi: Jinshi) -> None:
+    bucket, other = new_bucket(client, lock=True), new_bucket(client, versions=True)
+    jinshi("site", "add", "remote", url(seaweed, bucket), "--lock-days", 400, "--accept", "ports")
+    jinshi("replicate", "--once")
+    whole = settings_of(jinshi).read_text()
+    with receiving() as receiver:
+        options = ("--every", "0.2", "--alarm-webhook", receiver.url)
+        move(client, jinshi, bucket, other)
+        with serving(jinshi, *options):
+            (raised,) = receiver.until(1)
+            until("it is recorded, too", lambda: bool(jinshi("status", "--json").json["alarms"]))
+        settings_of(jinshi).write_text(whole)
+        with serving(jinshi, *options):
+            _, cleared = receiver.until(2)
+            until("that is recorded, too", lambda: not jinshi("status", "--json").json["alarms"])
+    told = [(one["type"], one["data"]["kind"], one["data"]["about"]) for one in (raised, cleared)]
+    assert told == [(f"alarm.{how}.v1", "site-unlocked", "remote") for how in ("raised", "cleared")]
+    what = f"site remote does not lock what is written there: Object Lock of s3://{other} is off"
+    assert raised["data"]["what"] == what
+    recorded = {one["entry"]["id"] for one in jinshi("log", "--json", "--all").json_lines}
+    assert {raised["id"], cleared["id"]} <= recorded
+
+
+def settings_of(jinshi: Jinshi) -> Path:
+    assert jinshi.ledger is not None
+    return jinshi.ledger / "jinshi.json"
+
+
+def move(client: S3Client, jinshi: Jinshi, bucket: str, other: str) -> None:
+    """Move the site to another bucket, as an operator may: SeaweedFS takes no lock from a bucket that has one."""
+    for key in {key for key, _ in every_version(client, bucket)}:
+        client.copy_object(Bucket=other, Key=key, CopySource={"Bucket": bucket, "Key": key})
+    settings = settings_of(jinshi)
+    settings.write_text(settings.read_text().replace(bucket, other))
 
 
 def found(jinshi: Jinshi) -> list[str]:

@@ -27,7 +27,7 @@ def entry(event: Event) -> Entry:
 
 
 def asset_of(name: str, grade: int) -> Asset:
-    return Asset(name, "files", asset_source(name), grade, "x", {"path": "/srv"})
+    return Asset(name, "files", asset_source(name), grade, "x", {"path": "/srv"}, release=grade % 2 == 0)
 
 
 @dataclass

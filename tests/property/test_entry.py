@@ -6,6 +6,7 @@ import json
 from base64 import b64encode
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import pytest
 import rfc8785
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from ledger.core import canonical
 from ledger.core.canonical import NESTING_MAX, JsonValue, canonicalize, is_canonical, parse_canonical, parse_json
-from ledger.core.entry import ENTRY_SIZE_MAX, Entry, decode_entry, encode_entry, same_event
+from ledger.core.entry import ENTRY_SIZE_MAX, Entry, decode_entry, encode_entry, encode_event, same_event
 from ledger.core.event import Event, event_time_us, format_time, parse_event
 from ledger.errors import EntryTooLarge, Malformed
 from tests.support.strategies import CHARACTERS, TEXTS, entries, events, json_texts, json_values
@@ -35,6 +36,18 @@ def test_keys_are_sorted_by_utf_16_code_units_whatever_characters_they_hold(valu
     parsed = parse_canonical(canonicalize(dict(value)))
     assert isinstance(parsed, dict)
     assert list(parsed) == sorted(value, key=lambda key: key.encode("utf-16-be"))
+
+
+@given(entries(), st.binary(max_size=300))
+def test_sealed_data_stands_in_an_entry_as_any_data_under_a_key(entry: Entry, sealed: bytes) -> None:
+    event, time = replace(entry.event, keyid="asset-1", data=None), entry.event.time
+    assert time is not None
+    said: dict[str, Any] = {
+        "streamversion": entry.streamversion,
+        "recordedtime": entry.recordedtime,
+        "actor": entry.actor,
+    }
+    assert encode_event(event, time, sealed=sealed, **said) == encode_event(replace(event, data=sealed), time, **said)
 
 
 @given(json_texts())

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 import pytest
+import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from hypothesis import given, settings
 
@@ -42,7 +43,7 @@ from ledger.core.event import Event, check_event, event_time_us, parse_event
 from ledger.core.note import format_note, parse_note, parse_vkey
 from ledger.core.policy import format_policy, parse_policy
 from ledger.core.proof import format_receipt, parse_receipt
-from ledger.core.sealing import Payload, seal, unseal, zstd
+from ledger.core.sealing import Payload, seal, unseal
 from ledger.core.tiles import (
     Tile,
     decode_bundle,
@@ -402,7 +403,7 @@ def _unseal(data: bytes) -> None:
 
 def _unseal_whatever_was_sealed(data: bytes) -> None:
     """The same key may have sealed anything: packed badly, or packed well from what is no payload."""
-    for packed in (data, zstd.compress(data)):
+    for packed in (data, zstandard.compress(data)):
         sealed = b"\1" + bytes(12) + AESGCMSIV(bytes(32)).encrypt(bytes(12), packed, b"")
         with suppress(Tampered):
             assert isinstance(unseal(bytes(32), sealed, b""), Payload)
@@ -724,7 +725,7 @@ PARSERS: dict[str, Parser] = {
         "a payload",
         _unseal_whatever_was_sealed,
         (Tampered,),
-        lambda: [one for one in (b"\1\0\2id\0\7subjectdata", b"\0\0\0\0\0") for one in (one, zstd.compress(one))],
+        lambda: [one for one in (b"\1\0\2id\0\7subjectdata", b"\0\0\0\0\0") for one in (one, zstandard.compress(one))],
     ),
     "parse_events": Parser(
         "every event that is taken can be recorded",

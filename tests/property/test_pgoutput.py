@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,8 +31,11 @@ from ledger.capture.postgres.pgoutput import (
     Value,
     decode_message,
 )
+from ledger.capture.postgres.transactions import Committed, Transaction, transaction_event, transaction_of
+from ledger.errors import Malformed
 from restore.rebuild.postgres_fold import CountedFold, Fold, KeyedFold
 from restore.rebuild.postgres_folding import Folding
+from restore.rebuild.postgres_rows import Messages
 from tests.support.postgres_parsers import encode_message
 
 OIDS = st.integers(0, 2**32 - 1)
@@ -66,6 +70,35 @@ def test_a_row_comes_out_as_it_went_in(row: list[str | None]) -> None:
     line = copy_line(row)
     assert line.count(b"\n") == 1
     assert parse_copy_line(line) == row
+
+
+@given(st.lists(st.none() | TEXTS | st.text("\\\t\nu居0", max_size=14), min_size=1, max_size=6), st.randoms())
+def test_a_message_becomes_the_line_that_its_row_is(row: list[str | None], dice: random.Random) -> None:
+    """Without being decoded, and whatever the row holds; what is cut short is never taken for something else."""
+    places = sorted(dice.sample(range(len(row)), dice.randint(1, len(row))))
+    messages = Messages(places, len(row))
+    key = [row[place] for place in places]
+    known = None if None in key else copy_line(key)[:-1]
+    for message in (Insert(7, [*row]), Update(7, None, None, [*row])):
+        data = encode_message(message)
+        assert (messages.key(data), messages.line(data)) == (known, copy_line(row))
+        with pytest.raises(Malformed):
+            messages.line(data[: dice.randrange(8, len(data))])
+    gone = Delete(7, [value if place in places else None for place, value in enumerate(row)], None)
+    assert messages.key(encode_message(gone)) == known
+    row_in_part = [*row[:-1], UNCHANGED]
+    assert messages.key(encode_message(Update(7, None, None, row_in_part))) is None
+    assert messages.key(encode_message(Update(7, [*row], None, [*row]))) is None
+
+
+@given(st.binary(max_size=40), LSNS, LSNS, OIDS, st.none() | NAMES, NAMES)
+def test_a_transaction_is_read_alike_by_its_bytes_and_as_json(
+    content: bytes, lsn: int, end: int, xid: int, origin: str | None, generation: str
+) -> None:
+    committed = Committed(generation, lsn, end, xid, origin, 1, content)
+    data = transaction_event("urn:s", "db", committed, time_us=0).data or b""
+    assert transaction_of(data) == transaction_of(b" " + data)
+    assert transaction_of(data) == Transaction(generation, lsn, end, xid, origin, 1, messages=content)
 
 
 # -- folds ------------------------------------------------------------------------------------------------------------

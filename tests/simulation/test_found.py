@@ -39,9 +39,12 @@ async def test_a_follower_that_was_overtaken_ships_the_rest_and_raises_no_alarm(
     place = replicas.places[NEAR]
 
     class Overtaken(FaultyObjectStore):
+        overtaken = False
+
         async def put_immutable(self, key: str, data: bytes) -> None:
             await super().put_immutable(key, data)
-            if (await replicas.store.head()).size == 310:
+            if not self.overtaken:
+                self.overtaken = True
                 epoch = replicas.epoch
                 await replicas.grow(600)
                 await replicas.publish()

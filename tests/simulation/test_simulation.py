@@ -24,6 +24,7 @@ from ledger.core.classification import DEFAULT, Label
 from ledger.errors import JinshiError
 from ledger.store.memory import MemoryEntryStore
 from replication.follower import Follower
+from replication.keys import KeyShipper
 from replication.memory import MirrorMemory
 from replication.mirror import Mirror
 from tests.support.simulation import Simulation
@@ -97,7 +98,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
 SABOTAGE = {
     "acknowledges what is not stored": "check_acknowledged|memory holds",  # at the end, or by the next to append
     "cosigns without reading": "Tampered",
-    "forgets what it cosigned": "check_place",
+    "forgets what it cosigned": "check_place|everything is everywhere",  # it swaps against nothing, and never gets on
     "ships no keys": "keyring/",
     "ignores the epoch": "shipped to",
     "waits for no site, whatever the policy": "was acknowledged by",
@@ -135,8 +136,8 @@ def sabotage(what: str, patch: pytest.MonkeyPatch) -> None:
             async def unshipped(*_: Any) -> None:
                 return None
 
-            patch.setattr(Follower, "_ship_keyring", unshipped)
-            patch.setattr(Follower, "_ship_named_keys", unshipped)
+            patch.setattr(KeyShipper, "ship_all", unshipped)
+            patch.setattr(KeyShipper, "ship_named", unshipped)
         case "ignores the epoch":
             patch.setattr(Follower, "_check_epoch", lambda self, pending: None)
         case "waits for no site, whatever the policy":

@@ -51,6 +51,13 @@ def add_database(jinshi: Jinshi, name: str, path: Path, *options: str, grade: in
     add(jinshi, name, "commands", *commands, *options, grade=grade, group=group)
 
 
+def rewrite(path: Path, text: str) -> None:
+    """Change a file at once: whoever reads it meanwhile finds all of the old or all of the new."""
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_text(text)
+    beside.replace(path)
+
+
 def eventually(holds: Callable[[], bool], why: Callable[[], object] = lambda: "") -> None:
     """Wait until something holds; fails after a minute."""
     deadline_s = time.monotonic() + DEADLINE_S

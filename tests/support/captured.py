@@ -14,6 +14,7 @@ from cli.wiring.contents import content_store
 from cli.wiring.ledgers import OpenLedger, open_ledger
 from ledger.capture.leased import LeasedAppender
 from ledger.content import Content, ContentLimits, ContentStore
+from ledger.content.released import read_released
 from ledger.core.event import Event
 from ledger.core.manifest import Manifest, encode_manifest, parse_dataref, parse_manifest
 from tests.support.cli import PASSPHRASE
@@ -93,7 +94,7 @@ def restored(root: Path, source: str = ASSET) -> list[bytes]:
 
 
 async def contents_of(ledger: OpenLedger, store: ContentStore, source: str = ASSET) -> list[bytes]:
-    """Every content that a ledger's entries of a source refer to, read out of a store."""
+    """Every content that a ledger's entries of a source refer to and need, read out of a store."""
     reader, found = await store.reading(), []
     for manifest in await manifests(ledger, source):
         found.append(b"".join([part async for part in reader.read(manifest)]))
@@ -101,19 +102,22 @@ async def contents_of(ledger: OpenLedger, store: ContentStore, source: str = ASS
 
 
 async def manifests(ledger: OpenLedger, source: str = ASSET) -> list[Manifest]:
-    """The manifests of a source's entries."""
+    """The manifests of a source's entries, released ones aside."""
+    released = await read_released(ledger.store)
     opener = await ledger.opener(passphrase)
     stored = await ledger.store.read(0, 4_096)
-    opened = [one.entry.event for one in await opener.open_many(stored)]
+    opened = [one.entry.event for one in await opener.open_many(stored) if (source, one.index) not in released]
     return [parse_manifest(event.data or b"") for event in opened if event.source == source]
 
 
 async def packs_of(ledger: OpenLedger) -> set[bytes]:
-    """The packs that the ledger's entries name themselves."""
+    """The packs that the ledger's entries name themselves, released ones aside."""
+    released = await read_released(ledger.store)
     opener = await ledger.opener(None)
     named = [
         parse_dataref(one.entry.event.dataref or "")
         for one in await opener.open_many(await ledger.store.read(0, 4_096))
+        if (one.entry.event.source, one.index) not in released
     ]
     return {pack for dataref in named if dataref is not None for pack in dataref.packs}
 

@@ -12,6 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+VALID = timedelta(days=90)
+"""Longer than the bound under which a server raises an alarm about its own certificate."""
+
 
 @dataclass(frozen=True)
 class Issued:
@@ -34,7 +37,7 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         usage = _key_usage(signs_certificates=True)
         certificate = (
-            _builder(self._name, self._name, self._key, timedelta(days=1))
+            _builder(self._name, self._name, self._key, VALID + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(usage, critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
@@ -43,7 +46,7 @@ class Authority:
         self.file = directory / f"{name.replace(' ', '-')}.pem"
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *, server: bool = False, ends_in: timedelta = timedelta(hours=1)) -> Issued:
+    def issue(self, name: str, *, server: bool = False, ends_in: timedelta = VALID) -> Issued:
         """A certificate for `name`; it has expired already when `ends_in` is negative."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name(

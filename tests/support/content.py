@@ -10,14 +10,19 @@ from contextlib import asynccontextmanager
 from ledger.content import (
     ChunkIndex,
     Chunking,
+    Collected,
+    Collector,
     Content,
     ContentLimits,
     ContentReader,
     ContentWriter,
     Lease,
     Leases,
+    referenced_packs,
     synchronise,
 )
+from ledger.content.references import Gone
+from ledger.content.released import read_released, released_events
 from ledger.core.chunks import ContentKeys
 from ledger.core.event import Event
 from ledger.core.manifest import Dataref, Manifest, parse_dataref
@@ -25,6 +30,7 @@ from ledger.store.base import ObjectStore
 from tests.support.ledgers import append
 from tests.support.replicas import Replicas
 
+FILES = "urn:files"
 SECRET = bytes(range(32))
 KEYS = ContentKeys.derive(SECRET)
 SMALL = ContentLimits(pack_size=2**16, chunking=Chunking(256, 1024, 4096))
@@ -73,19 +79,48 @@ async def read(objects: ObjectStore, manifest: Manifest) -> bytes:
     return b"".join([part async for part in (await reader(objects)).read(manifest)])
 
 
-async def refer(replicas: Replicas, data: bytes, *, keyid: str | None = None, limits: ContentLimits = SMALL) -> Dataref:
+async def refer(
+    replicas: Replicas,
+    data: bytes,
+    *,
+    keyid: str | None = None,
+    limits: ContentLimits = SMALL,
+    source: str = FILES,
+) -> Dataref:
     """One more entry of a ledger in memory, which refers to that content, published."""
     async with writing(replicas.published, limits=limits) as writer:
         content = await writer.add(io.BytesIO(data))
         await writer.flush()
         text = await writer.dataref(content)
         size = (await replicas.store.head()).size
-        event = Event(id=f"c{size}", source="urn:files", type="t.v1", data=b"{}", dataref=text, keyid=keyid)
+        event = Event(id=f"c{size}", source=source, type="t.v1", data=b"{}", dataref=text, keyid=keyid)
         _, replicas.epoch = await append(replicas.store, [event], replicas.clock, lease=Lease())
     await replicas.publish()
     dataref = parse_dataref(text or "")
     assert dataref is not None
     return dataref
+
+
+async def release(replicas: Replicas, *indexes: int, source: str = FILES) -> None:
+    """One more entry, which says that these need their content no more, published."""
+    at = (await replicas.store.head()).size
+    events = released_events(replicas.origin, source, indexes, 1_800_000_000, at)
+    _, replicas.epoch = await append(replicas.store, events, replicas.clock)
+    await replicas.publish()
+
+
+async def collect(replicas: Replicas) -> Collected:
+    """A collection of the primary's own copy, in whose log nothing was erased."""
+
+    async def references() -> set[bytes]:
+        gone = Gone((), await read_released(replicas.store))
+        return await referenced_packs(replicas.store, replicas.published, gone.retains)
+
+    async def barrier() -> None:
+        return None
+
+    leases = Leases(replicas.published)
+    return await Collector(replicas.published, leases, ChunkIndex(), references=references, barrier=barrier).run()
 
 
 async def keys_under(objects: ObjectStore, prefix: str) -> list[str]:

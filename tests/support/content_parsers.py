@@ -5,12 +5,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 
+import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ledger.content.leases import Condemned, format_condemned, parse_condemned
+from ledger.content.released import Release, format_release, parse_release
 from ledger.core import packs
-from ledger.core.chunks import open_chunk, packer, seal_chunk, zstd
+from ledger.core.canonical import canonicalize, parse_canonical
+from ledger.core.chunks import open_chunk, packer, seal_chunk
+from ledger.core.indexes import decode_runs, encode_runs
 from ledger.core.manifest import (
     Dataref,
     Manifest,
@@ -68,6 +73,16 @@ def _unneeded(data: bytes) -> None:
     assert format_unneeded(parse_unneeded(data)) == data
 
 
+def _runs(data: bytes) -> None:
+    runs = decode_runs(parse_canonical(data))
+    assert canonicalize(encode_runs(runs)) == data
+    assert all(first + count < after for (first, count), (after, _) in pairwise(runs))
+
+
+def _release(data: bytes) -> None:
+    assert format_release(parse_release(data)) == data
+
+
 def _pack(data: bytes) -> None:
     """As it is; and as the table of a pack, which whoever has the key may have sealed."""
     end = len(packs.PACK_HEADER) + 140
@@ -87,7 +102,7 @@ def _segment(data: bytes) -> None:
 def _chunk(data: bytes) -> None:
     """As a blob; and as what whoever has the key may have packed into one: only the chunk's own bytes come out."""
     ref = REFS[1]
-    for packed in (data, zstd.compress(data)):
+    for packed in (data, zstandard.compress(data)):
         blob = NONCE + AESGCM(ref.key).encrypt(NONCE, packed, ref.id)
         with suppress(Tampered):
             assert open_chunk(KEYS, ref, blob) == b"two and more"
@@ -193,5 +208,21 @@ CONTENT_PARSERS: list[Row] = [
         (Malformed,),
         lambda: [format_unneeded(Unneeded(7, {b"1" * 32: 1_800_000_000, b"2" * 32: 0}))],
         "replication.collect.parse_unneeded",
+    ),
+    (
+        "decode_runs",
+        "its numbers are those decoded, and no two runs touch",
+        _runs,
+        (Malformed,),
+        lambda: [canonicalize(encode_runs(runs)) for runs in (((0, 1),), ((3, 2), (9, 1)))],
+        "ledger.core.indexes.decode_runs",
+    ),
+    (
+        "parse_release",
+        "its bytes are those parsed",
+        _release,
+        (Malformed,),
+        lambda: [format_release(Release("urn:files", ((0, 3), (9, 1)), 1_800_000_000, "grade 2"))],
+        "ledger.content.released.parse_release",
     ),
 ]

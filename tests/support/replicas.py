@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
+from ledger.content.released import ReleasedIn
 from ledger.core.acts import CREATED, acts_source
 from ledger.core.checkpoint import Checkpoint
 from ledger.core.event import Event
@@ -117,6 +118,7 @@ class Replicas:
             epoch=self.epoch if epoch is None else epoch,
             nonce=self.nonce,
             limits=FollowerLimits(parallel=parallel),
+            released=ReleasedIn(self.store).now,
             evidence=Evidence(self.evidence, self.origin, self.clock),
         )
 

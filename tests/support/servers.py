@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,7 +27,11 @@ from pathlib import Path
 READY_TIMEOUT_S = 60.0
 START_ATTEMPTS = 3
 KEEPER_POLL_S = 0.1
+SERVER_PORTS = (10_240, 32_768)
+"""Below the ports of whoever connects (ip_local_port_range)."""
 PR_SET_PDEATHSIG = 1
+MEMORY = "1GiB"
+"""What SeaweedFS may take: 160 MiB are enough, but with a bound near to that it does nothing but collect garbage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +45,19 @@ class S3Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on, all different."""
+    """Ports of the loopback interface that nobody listens on, all different.
+
+    None of those that the kernel hands to whoever connects: such a port may be somebody's before a server listens
+    there, or while it is being started again. The numbers are drawn, as other workers look for ports, too.
+    """
+    draw, found = random.SystemRandom(), list[int]()
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+        while len(found) < count:
+            port = draw.randrange(*SERVER_PORTS)
+            with suppress(OSError):  # taken
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 # -- SeaweedFS --------------------------------------------------------------------------------------------------
@@ -67,8 +79,12 @@ def weed_binary() -> Path:
 class SeaweedFS:
     """One SeaweedFS, `weed mini`, with its data in a directory. `kill` and `start` again keep the ports and data."""
 
-    def __init__(self, directory: Path, *, bucket: str = "jinshi-test", options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, *, bucket: str = "jinshi-test", options: Sequence[str] = (), memory: str = MEMORY
+    ) -> None:
+        """`memory`: what its garbage collector aims at."""
         self._options = options
+        self._memory = memory
         self._directory = directory
         self._bucket = bucket
         self._ports: list[int] = []
@@ -128,7 +144,7 @@ class SeaweedFS:
         environment = {
             "PATH": os.environ.get("PATH", ""),
             "HOME": str(self._directory),
-            "GOMEMLIMIT": "200MiB",
+            "GOMEMLIMIT": self._memory,
             "AWS_ACCESS_KEY_ID": self.server.access_key,
             "AWS_SECRET_ACCESS_KEY": self.server.secret_key,
         }
@@ -190,11 +206,11 @@ def in_use(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def private_seaweed(directory: Path, *, options: Sequence[str] = ()) -> Iterator[SeaweedFS]:
+def private_seaweed(directory: Path, *, options: Sequence[str] = (), memory: str = MEMORY) -> Iterator[SeaweedFS]:
     """A SeaweedFS of one's own, not started yet; ended on leaving."""
     directory.mkdir(parents=True, exist_ok=True)
     with in_use(directory):
-        seaweed = SeaweedFS(directory, options=options)
+        seaweed = SeaweedFS(directory, options=options, memory=memory)
         try:
             yield seaweed
         finally:

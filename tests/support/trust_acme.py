@@ -22,6 +22,7 @@ from cli.serving.listening import Server, Serving, address_of, bound
 from ledger.errors import IssuanceRefused, JinshiError, Unavailable
 from pki.access.base import Permit
 from pki.acme.app import Face, make_app
+from pki.acme.caa import Caa
 from pki.acme.challenges.network import Network, make_resolver
 from pki.acme.challenges.perspective import Here, Perspectives
 from pki.acme.eab import issue_key, shown_secret
@@ -45,6 +46,7 @@ CERTBOT = Path(sys.executable).with_name("certbot")
 needs_lego = pytest.mark.skipif(LEGO is None, reason="lego is not installed (apt install lego)")
 HOLDER = "organisation:a"
 WILDCARDS = "tls-wildcards"
+ADDRESSES = "tls-addresses"
 TLS_ROOT = "TLS-Root"
 CLIENT_TIMEOUT_S = 90
 
@@ -131,11 +133,17 @@ class AcmeBench:
     def directory_url(self) -> str:
         return f"{self.url}/directory"
 
-    async def eab(self, *, accounts_max: int = 1, profiles: Sequence[str] = ("tls-server",)) -> tuple[str, str]:
+    async def eab(
+        self,
+        *,
+        accounts_max: int = 1,
+        profiles: Sequence[str] = ("tls-server",),
+        names: Sequence[str] = ("city.example",),
+    ) -> tuple[str, str]:
         """A key for external account binding: its identifier, and its secret as clients take it."""
         permit = self.bench.permit("account.bind")
         key = await issue_key(
-            self.bench.journal, HOLDER, CITY, list(profiles), ["city.example"], accounts_max, permit=permit
+            self.bench.journal, HOLDER, CITY, list(profiles), list(names), accounts_max, permit=permit
         )
         return key.kid, shown_secret(key)
 
@@ -174,11 +182,15 @@ class AcmeBench:
 
 
 async def prepared(bench: TrustBench) -> None:
-    """What ACME issues with: an authority `city`, and a profile that has wildcards beside those built in."""
+    """What ACME issues with: an authority `city`, and profiles for wildcards and addresses beside those built in."""
     await city_authority(bench)
-    profile = replace(BUILTIN["tls-server"], name=WILDCARDS, wildcards=True)
-    record = ProfileRecord(WILDCARDS, profile.recorded(), timestamp=bench.clock.now())
-    await bench.journal.save(record, permit=bench.permit("profile.create"))
+    server = BUILTIN["tls-server"]
+    for profile in (
+        replace(server, name=WILDCARDS, wildcards=True),
+        replace(server, name=ADDRESSES, names_required=("ip",)),
+    ):
+        record = ProfileRecord(profile.name, profile.recorded(), timestamp=bench.clock.now())
+        await bench.journal.save(record, permit=bench.permit("profile.create"))
 
 
 @asynccontextmanager
@@ -220,6 +232,7 @@ async def acme_bench(
             finalizer,
             Revocation(bench.journal, bench.index),
             Perspectives([Here(network)]),
+            Caa(network),
             AcmeSettings(url, **said),
             actor="local:service",
             on_fault=faults.append,

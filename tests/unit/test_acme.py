@@ -240,8 +240,14 @@ async def test_orders_keep_within_what_the_key_allows(tmp_path: Path) -> None:
         problem(await client.order("a.city.example", profile="person"), "invalidProfile", 400)
         problem(await client.order("a.city.example", notBefore="2026-12-01T00:00:00Z"), "malformed", 400)
         problem(await client.order(), "malformed", 400)
-        ip = {"identifiers": [{"type": "ip", "value": "192.0.2.1"}]}
-        problem(await client.send(f"{client.url}/new-order", ip), "unsupportedIdentifier", 400)
+        for type_, value, kind in (
+            ("ip", "192.0.2.1", "rejectedIdentifier"),  # it is not the account's
+            ("ip", "a.city.example", "rejectedIdentifier"),
+            ("ip", "2001:DB8::0:1", "rejectedIdentifier"),  # RFC 8738 §3: as RFC 5952 writes it
+            ("email", "a@city.example", "unsupportedIdentifier"),
+        ):
+            asked = {"identifiers": [{"type": type_, "value": value}]}
+            problem(await client.send(f"{client.url}/new-order", asked), kind, 400)
         answers = await asyncio.gather(*(client.again().order("a.city.example") for _ in range(4)))
         assert sorted(one.status_code for one in answers) == [201, 201, 429, 429]
         assert all(int(one.headers["retry-after"]) > 0 for one in answers if one.status_code == 429)

@@ -21,7 +21,9 @@ from pki.acme.challenges.alpn01 import ACME_IDENTIFIER, PROTOCOL
 from pki.acme.challenges.network import Network, make_resolver, nameserver
 from pki.acme.challenges.perspective import DNS, HTTP, TLS, Here, Perspectives, Target
 from pki.acme.jws import encode_base64url
+from pki.acme.names import named
 from pki.acme.problems import Problem
+from pki.core.names import general_name
 from tests.support.acme_client import new_key
 from tests.support.certificates import Authority
 from tests.support.nameserver import Zone, name_server
@@ -78,13 +80,13 @@ class Surroundings:
 
 
 @asynccontextmanager
-async def surroundings() -> AsyncIterator[Surroundings]:
+async def surroundings(timeout_s: float = 20) -> AsyncIterator[Surroundings]:
     zone = Zone()
     http, https, alpn = free_ports(3)
     async with name_server(zone) as resolver:
         yield Surroundings(
             zone,
-            Network(make_resolver([resolver]), (ip_network("127.0.0.0/8"),), http, https, alpn, timeout_s=1),
+            Network(make_resolver([resolver]), (ip_network("127.0.0.0/8"),), http, https, alpn, timeout_s=timeout_s),
         )
 
 
@@ -135,7 +137,7 @@ async def test_what_is_no_proof_over_http(sent: bytes, why: str, text: str) -> N
 
 
 async def test_a_server_that_says_nothing_is_not_waited_for() -> None:
-    async with surroundings() as here:
+    async with surroundings(timeout_s=0.5) as here:
         held: list[asyncio.StreamWriter] = []
         server = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", here.network.http_port)
         await here.refused(HTTP, "connection", "in time")
@@ -177,6 +179,15 @@ def test_addresses_that_are_never_connected_to() -> None:
     only = replace(network, allowed=(ip_network("10.0.0.0/8"),))
     assert only.permits(ip_address("10.1.2.3"))
     assert not only.permits(ip_address("8.8.8.8"))
+
+
+async def test_an_address_is_looked_at_itself_and_never_looked_up() -> None:
+    async with surroundings() as here, here.http(answer()):
+        assert "answered with the key authorization" in await here.look(HTTP, "127.0.0.1")
+        assert f"Host: 127.0.0.1:{here.network.http_port}" in here.asked[0].decode()
+        assert here.zone.asked == []
+        await here.refused(HTTP, "connection", "not connected to", "10.1.2.3")
+        await here.refused(HTTP, "connection", "not connected to", "::1")
 
 
 # -- dns-01 --
@@ -238,7 +249,7 @@ def shown(
         .serial_number(7)
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(one) for one in names]), critical=True)
+        .add_extension(x509.SubjectAlternativeName([general_name(named(one)) for one in names]), critical=True)
     )
     if value is not None:
         builder = builder.add_extension(x509.UnrecognizedExtension(ACME_IDENTIFIER, value), critical=critical)
@@ -287,10 +298,21 @@ async def test_a_certificate_that_is_not_the_one_is_no_proof(
         await here.refused(TLS, "incorrectResponse", text)
 
 
+async def test_a_digest_is_shown_for_an_address_under_its_reverse_name(tmp_path: Path) -> None:
+    asked: list[str | None] = []
+    context = shown(tmp_path, ["127.0.0.1"])
+    context.sni_callback = lambda _, name, __: asked.append(name)
+    async with surroundings() as here, tls(here.network.alpn_port, context):
+        assert "shows the digest" in await here.look(TLS, "127.0.0.1")
+        assert asked == ["1.0.0.127.in-addr.arpa"]
+    async with surroundings() as here, tls(here.network.alpn_port, shown(tmp_path, ["127.0.0.2"])):
+        await here.refused(TLS, "incorrectResponse", "something else", "127.0.0.1")
+
+
 async def test_a_server_that_does_not_know_the_protocol_is_no_proof(tmp_path: Path) -> None:
     context = shown(tmp_path)
     context.set_alpn_protocols(["http/1.1"])
-    async with surroundings() as here:
+    async with surroundings(timeout_s=1) as here:
         async with tls(here.network.alpn_port, context):
             await here.refused(TLS, "tls", NAME)
         async with here.http(answer()):  # no TLS at all

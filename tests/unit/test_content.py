@@ -186,7 +186,8 @@ async def test_a_pack_that_something_was_put_over_is_read_from_the_version_that_
     key = pack_key(content.packs()[0])
     whole = await objects.get(key)
     if damage == "one bit":
-        await objects.replace(key, whole.data[:20_000] + b"?" + whole.data[20_001:], expected=whole.tag)
+        changed = whole.data[:20_000] + bytes([whole.data[20_000] ^ 1]) + whole.data[20_001:]
+        await objects.replace(key, changed, expected=whole.tag)
     elif damage == "another pack":
         apart = min(set(other.packs()) - set(content.packs()))
         await objects.replace(key, (await objects.get(pack_key(apart))).data, expected=whole.tag)
@@ -358,6 +359,40 @@ async def test_scattered_reading_stops_at_a_damaged_chunk() -> None:
     with pytest.raises(Tampered) as told:
         await source.scatter([content.manifest], lambda _: None)
     assert told.value.key == key
+
+
+@pytest.mark.parametrize("damage", ["one bit", "cut short", "missing"])
+async def test_scattered_reading_out_of_a_directory_gives_each_piece_once_and_names_what_is_damaged(
+    damage: str, tmp_path: Path
+) -> None:
+    objects = DirectoryStore(tmp_path)
+    datas = [noise(32, 400_000), noise(33, 70_000), noise(32, 400_000)]
+    contents = await stored(objects, *datas)
+    source = await reader(objects)
+    given: dict[tuple[int, int], bytes] = {}
+
+    def take(piece: Piece) -> None:
+        assert (piece.content, piece.offset) not in given
+        given[piece.content, piece.offset] = bytes(piece.data)
+
+    await source.scatter([content.manifest for content in contents], take)
+    for number, data in enumerate(datas):
+        assert b"".join(given[place] for place in sorted(given) if place[0] == number) == data
+    key = pack_key(contents[1].packs()[-1])
+    pack = tmp_path / key
+    whole = pack.read_bytes()
+    pack.chmod(0o600)
+    if damage == "one bit":
+        pack.write_bytes(whole[:2_000] + bytes([whole[2_000] ^ 4]) + whole[2_001:])
+    elif damage == "cut short":
+        pack.write_bytes(whole[:2_000])
+    else:
+        pack.unlink()
+    given.clear()
+    with pytest.raises(Tampered) as told:
+        await source.scatter([content.manifest for content in contents], take)
+    assert told.value.key == key
+    assert all(datas[number][offset:].startswith(data) for (number, offset), data in given.items())
 
 
 async def test_the_sites_see_neither_plaintext_nor_ids_nor_keys() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from itertools import chain
 
 import pytest
 
@@ -14,6 +15,7 @@ from ledger.errors import CompareFailed, StoreUnavailable, Tampered
 from ledger.store.base import ObjectStore, Tag
 from ledger.store.faulty import FaultyObjectStore, Outcome
 from ledger.store.forwarding import ForwardingObjectStore
+from replication import collect
 from replication.collect import (
     CANDIDATES,
     GRACE_DAYS,
@@ -84,7 +86,25 @@ async def test_what_a_lock_keeps_stays_and_is_counted(replicas: Replicas) -> Non
     first = await replicas.mirror(NEAR, objects=objects).collect()
     replicas.clock.advance(GRACE_S)
     assert await replicas.mirror(NEAR, objects=objects).collect() == SiteCollected(first.unneeded, 0, first.unneeded)
+    assert (await replicas.mirror(NEAR).collect()).removed == 0, "it is looked at again a week later"
+    replicas.clock.advance(GRACE_S)
     assert (await replicas.mirror(NEAR).collect()).removed == first.unneeded
+
+
+async def test_more_than_is_removed_at_a_time_goes_in_one_run_until_more_is_cosigned(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "CANDIDATES_MAX", 1)
+    objects = replicas.places[NEAR].objects
+    for number in range(6):
+        await objects.put_immutable(f"{PACKS}{bytes([number, 1] * 16).hex()}", b"x")
+    first = await replicas.mirror(NEAR).collect()
+    replicas.clock.advance(GRACE_S)
+    assert first.unneeded > 6
+    memory = Meanwhile(replicas.places[NEAR].memory, REMOVING, lambda: replicas.advance_to(9))
+    assert (await replicas.mirror(NEAR, memory=memory).collect()).removed == 0, "it was called off"
+    assert (await replicas.mirror(NEAR).collect()).removed == first.unneeded
+    await _is_whole(replicas)
 
 
 async def test_nothing_goes_while_it_cannot_be_told_what_is_needed(replicas: Replicas) -> None:
@@ -170,11 +190,11 @@ async def test_a_removal_that_was_killed_in_the_middle_is_finished_before_anythi
 ) -> None:
     await _about_to_go(replicas)
     state = replicas.places[NEAR].memory
-    (before, tag), known = await read_unneeded(state, CANDIDATES), await replicas.mirror(NEAR).cosigned()
+    known = await replicas.mirror(NEAR).cosigned()
+    found = [(await read_unneeded(state, key))[0].found for key in await keys_under(state, CANDIDATES)]
     assert known is not None
-    assert before.found
-    assert tag is not None
-    removing = format_unneeded(Unneeded(known.checkpoint.size, before.found))
+    assert found
+    removing = format_unneeded(Unneeded(known.checkpoint.size, dict.fromkeys(chain(*found), 0)))
     await state.replace(REMOVING, removing, expected=None)
     with pytest.raises(Tampered, match="is missing at"):
         await replicas.mirror(NEAR).advance()

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from ledger.content import CONDEMNED, ChunkIndex, Collected, Collector, Lease, Leases, referenced_packs
+from ledger.content import CONDEMNED, ChunkIndex, Collected, Collector, Lease, Leases, collector, referenced_packs
 from ledger.content.collector import drop_empty_segments
 from ledger.core.event import Event
 from ledger.core.manifest import INDEX, LISTS, PACKS, parse_dataref
@@ -68,6 +68,16 @@ async def test_only_what_no_retained_entry_refers_to_is_removed() -> None:
     assert await keys_under(captured.objects, PACKS) == await keys_under(captured.objects, LISTS) == []
     await drop_empty_segments(captured.objects, KEYS, captured.index.packs())
     assert await keys_under(captured.objects, INDEX) == []
+
+
+async def test_more_than_one_collection_condemns_goes_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "CONDEMNED_MAX", 2)
+    captured = Captured()
+    packs = await captured.capture(noise(1, 400_000))
+    assert len(packs) > 4
+    captured.dropped.add(0)
+    assert await captured.collector().run() == Collected(len(packs), len(packs))
+    assert await keys_under(captured.objects, PACKS) == []
 
 
 async def test_a_running_capture_is_waited_for_and_what_it_refers_to_is_pardoned() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cli.assets.beside import _siblings, look_beside
-from cli.assets.coverage import DAY_US, AssetFacts, Check, DrillFacts, Finding, SiteFacts, findings, left_behind
+from cli.assets.coverage import AssetFacts, Check, DrillFacts, Finding, SiteFacts, findings, left_behind
 from cli.assets.watching import Watch, drill_of
 from cli.config import read_environment
 from ledger.asset_lag import AssetLag, AssetLagMeter
@@ -22,7 +22,7 @@ from ledger.core.acts import DRILLED, acts_source
 from ledger.core.entry import decode_entry
 from ledger.core.event import Event
 from ledger.errors import Malformed
-from ledger.grades import grade_of
+from ledger.grades import DAY_US, grade_of
 from ledger.sources import Mode, Sources, declaration
 from ledger.store.memory import MemoryEntryStore
 from tests.support.ledgers import FixedClock, append
@@ -130,6 +130,14 @@ def test_a_capture_that_does_not_run() -> None:
     hourly = replace(WWW, grade=6, options={"path": "/srv/www", "every_s": 3_600})
     assert checks(facts(hourly, acks=[ALL], seen_us=NOW_US - 100 * MINUTE_US)) == []
     assert checks(facts(hourly, acks=[ALL], seen_us=NOW_US - 121 * MINUTE_US)) == [Check.CAPTURE]
+
+
+def test_points_that_were_released_although_the_grade_demands_them() -> None:
+    kept_us = NOW_US - 500 * DAY_US  # as grade 2 demands, and grade 5 does not
+    (one,) = found(replace(facts(), kept_since_us=kept_us))
+    assert one.check is Check.RETENTION
+    assert "were released; grade 5 demands 1,825 days" in one.what
+    assert found(replace(facts(replace(WWW, grade=2), acks=[LOCAL]), kept_since_us=kept_us)) == []
 
 
 def test_a_drill_that_is_overdue_or_failed_or_took_too_long() -> None:

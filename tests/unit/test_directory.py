@@ -12,7 +12,9 @@ from random import Random
 import pytest
 
 from ledger.errors import DiskFull, JinshiError, ObjectMissing, StoreUnavailable
+from ledger.store.base import Prefixed, read_part_of
 from ledger.store.directory import DirectoryStore
+from ledger.store.memory import MemoryObjectStore
 from tests.support.directory_writer import COUNTER, HEAD, is_whole
 from tests.support.places import reachable_directory, small_disk, unwritable
 
@@ -226,3 +228,22 @@ async def test_a_full_disk_leaves_nothing_half_written_and_the_same_write_works_
         await objects.put_immutable("tile/0/001", big)
         await objects.replace("head", big, expected=tag)
         assert (await objects.get("head")).data == (await objects.get("tile/0/001")).data == big
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+async def test_parts_of_objects_are_read_into_a_buffer(root: Path, prefixed: bool) -> None:
+    store = DirectoryStore(root)
+    objects = Prefixed(store, "under/") if prefixed else store
+    data = bytes(range(256)) * 1_000
+    await objects.put_immutable("a/object", data)
+    read_part = read_part_of(objects)
+    assert read_part is not None
+    buffer = bytearray(1_000)
+    assert read_part("a/object", 70_001, memoryview(buffer)) == 1_000
+    assert buffer == data[70_001:71_001]
+    assert read_part("a/object", len(data) - 10, memoryview(buffer)) == 10
+    assert buffer[:10] == data[-10:]
+    assert read_part("a/object", len(data), memoryview(buffer)) == 0
+    with pytest.raises(ObjectMissing):
+        read_part("a/other", 0, memoryview(buffer))
+    assert read_part_of(Prefixed(MemoryObjectStore(), "under/")) is None

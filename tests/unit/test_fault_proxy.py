@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.proxy import FaultProxy, fault_proxy
 
+TIMEOUT_S = 20.0
+
 
 @pytest.fixture
 def line() -> Iterator[FaultProxy]:
@@ -41,7 +43,7 @@ def line() -> Iterator[FaultProxy]:
 def exchange(line: FaultProxy, data: bytes) -> bytes:
     """What comes back of it; whatever did until the connection was lost."""
     found = b""
-    with socket.create_connection(("127.0.0.1", line.port), timeout=2) as one:
+    with socket.create_connection(("127.0.0.1", line.port), timeout=TIMEOUT_S) as one:
         try:
             one.sendall(data)
             one.shutdown(socket.SHUT_WR)
@@ -63,15 +65,16 @@ def test_every_fault_does_what_it_says_and_heals(line: FaultProxy) -> None:
     line.fate.refused = True
     assert exchange(line, data) == b""
     line.heal()
-    with socket.create_connection(("127.0.0.1", line.port), timeout=0.2) as one:
+    with socket.create_connection(("127.0.0.1", line.port), timeout=TIMEOUT_S) as one:
         one.sendall(b"before ")
         assert one.recv(7) == b"before "
         line.fate.partitioned = True
         one.sendall(b"meanwhile ")
+        one.settimeout(0.2)
         with pytest.raises(TimeoutError):
             one.recv(1)
         line.heal()
-        one.settimeout(2)
+        one.settimeout(TIMEOUT_S)
         one.sendall(b"after")
         one.shutdown(socket.SHUT_WR)
         found = b""
@@ -87,7 +90,7 @@ def test_every_fault_does_what_it_says_and_heals(line: FaultProxy) -> None:
     line.fate.latency_s = 0.001
     assert exchange(line, data) == data
     line.heal()
-    with socket.create_connection(("127.0.0.1", line.port), timeout=2) as one:
+    with socket.create_connection(("127.0.0.1", line.port), timeout=TIMEOUT_S) as one:
         one.sendall(b"1")
         assert one.recv(1) == b"1"
         line.drop()

@@ -64,7 +64,8 @@ async def test_a_damaged_pack_leaves_nothing_in_place(tmp_path: Path) -> None:
         await captures.once()
         for pack in (tmp_path / "objects" / "content" / "packs").iterdir():
             pack.chmod(0o600)
-            pack.write_bytes(b"x" + pack.read_bytes()[1:])
+            data = pack.read_bytes()
+            pack.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
         with pytest.raises(Tampered):
             await captures.restore(tmp_path / "back")
         assert not (tmp_path / "back").exists()

@@ -395,6 +395,21 @@ def test_every_route_is_in_the_openapi_document_and_the_other_way_round() -> Non
     assert said == there
 
 
+def test_what_a_token_has_to_be_for_is_said_of_every_operation() -> None:
+    value = json.loads(document(ORIGIN, QUICK))
+    declared = value["components"]["securitySchemes"]["accessToken"]["flows"]["clientCredentials"]["scopes"]
+    needed = {}
+    for path, operations in value["paths"].items():
+        for method, found in operations.items():
+            without, certificate, token = found["security"]
+            assert (without, certificate, token.keys()) == ({}, {"certificate": []}, {"certificate", "accessToken"})
+            assert {"401", "403"} <= found["responses"].keys()
+            (needed[method, path],) = token["accessToken"]
+    assert needed.pop(("post", "/events")) == "ledger.append"
+    assert set(needed.values()) == {"ledger.read"}
+    assert declared.keys() == {"ledger.append", "ledger.read", "ledger.open"}
+
+
 def test_every_reference_of_the_openapi_document_leads_somewhere() -> None:
     text = document(ORIGIN, QUICK).decode()
     schemas = json.loads(text)["components"]["schemas"]

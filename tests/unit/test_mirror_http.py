@@ -376,7 +376,7 @@ async def test_an_upload_waits_for_the_content_that_its_entries_refer_to() -> No
 
 async def test_uploads_are_bounded_in_number_and_in_time() -> None:
     source = log()
-    limits = RoleLimits(uploads_max=1, package_timeout_s=1.0)
+    limits = RoleLimits(uploads_max=1, package_timeout_s=3.0)
     begun, never = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:

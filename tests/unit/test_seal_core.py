@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,6 @@ from ledger.core.sealing import (
     seal,
     unseal,
     unsealed,
-    zstd,
 )
 from ledger.errors import EntryTooLarge, Tampered
 
@@ -40,7 +40,7 @@ PAYLOAD = Payload(b'{"to":"\xe5\x8c\x97\xe4\xba\xac"}', id="move-7", subject="å¼
 
 def packed(whole: bytes) -> bytes:
     """A blob as docs/formats.md says it is built, without the code under test."""
-    return b"\x01" + NONCE + AESGCMSIV(KEY).encrypt(NONCE, zstd.compress(whole), bound_attributes(STORED))
+    return b"\x01" + NONCE + AESGCMSIV(KEY).encrypt(NONCE, zstandard.compress(whole), bound_attributes(STORED))
 
 
 @given(
@@ -103,11 +103,11 @@ def test_no_changed_bit_and_no_other_key_opens() -> None:
 
 @pytest.mark.parametrize("size", [PAYLOAD_SIZE_MAX + 1, 400_000_000])
 def test_a_bomb_is_refused_without_being_unpacked(size: int) -> None:
-    packer = zstd.ZstdCompressor()
+    packer = zstandard.ZstdCompressor().compressobj()
     parts = [packer.compress(bytes(min(1_000_000, size - done))) for done in range(0, size, 1_000_000)]
     bomb = b"".join([*parts, packer.flush()])
     sealed = b"\x01" + NONCE + AESGCMSIV(KEY).encrypt(NONCE, bomb, bound_attributes(STORED))
-    with pytest.raises(Tampered, match="more than it may"):
+    with pytest.raises(Tampered, match="does not unpack"):
         unseal(KEY, sealed, bound_attributes(STORED))
 
 

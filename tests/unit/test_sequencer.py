@@ -273,21 +273,26 @@ async def test_a_caller_who_leaves_during_the_commit_finds_the_event_recorded_on
     assert [(recorded.index, recorded.duplicate) for recorded in again] == [(0, True), (1, False)]
 
 
-@pytest.mark.parametrize("when", ["staged", "committed"])
+@pytest.mark.parametrize("when", ["staged", "committed", "staged ahead of a commit that fails"])
 async def test_a_fault_of_ours_is_answered_to_everybody_who_waits(when: str) -> None:
     class Broken(MemoryEntryStore):
+        committing = False
+
         async def stream_versions(self, streams: Sequence[StreamId]) -> Mapping[StreamId, int]:
-            if when == "staged":
+            if when == "staged" or (when != "committed" and self.committing):
                 raise RuntimeError("a fault")
             return await super().stream_versions(streams)
 
         async def commit(self, rows: Sequence[Row], **more: Any) -> None:
+            self.committing = True
             await asyncio.sleep(0.01)
-            raise RuntimeError("a fault")
+            if when == "committed":
+                raise RuntimeError("a fault")
+            raise StoreUnavailable("the disk is gone")
 
     sequencer = await Sequencer(Broken(), StepClock()).__aenter__()
     waiting = [asyncio.create_task(sequencer.append([event(0)], actor=ACTOR))]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0 if when != "staged ahead of a commit that fails" else 0.001)
     waiting += [asyncio.create_task(sequencer.append([event(n)], actor=ACTOR)) for n in range(1, 4)]
     answers = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 4

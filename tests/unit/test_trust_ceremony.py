@@ -93,7 +93,7 @@ async def test_a_root_is_made_shared_and_signs_with_a_quorum(algorithm: str, tmp
     async with trust_bench() as bench:
         room = Room(bench, tmp_path)
         script = ROOT.replace("ALGORITHM", algorithm)
-        (planned,) = await room.ceremony(script).plan()
+        (planned,) = (await room.ceremony(script).plan()).certificates
         assert planned.certificate.subject.rfc4514_string().startswith("CN=Root 2027")
         assert (await bench.journal.reader.head()).size == 0
         (root,) = (await room.run(script)).certificates

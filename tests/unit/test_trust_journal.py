@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 
 from ledger.core.encoding import encode_base64
+from ledger.core.event import format_moment
 from ledger.errors import Conflict
 from pki.aggregates import every
 from pki.aggregates.authority import Authority
+from pki.aggregates.base import TrustEvent
 from pki.aggregates.certificate import Certificate
 from pki.aggregates.request import CertificateRequest
 from pki.core.settings import AuthoritySettings
+from pki.journal import _MAPPER, _MAPPING, _event_to_record
 from pki.views import index as index_module
 from pki.views.catalogue import TrustIndex
 from tests.support.trust import TrustBench, trust_bench
@@ -56,6 +59,18 @@ async def test_two_who_decide_about_the_same_certificate_do_not_both_succeed() -
         with pytest.raises(Conflict, match="meanwhile"):
             await bench.journal.save(second, permit=bench.permit())
         assert (await bench.journal.load(Certificate, first.id)).state == "issued"
+
+
+async def test_what_is_recorded_is_what_the_library_would_have_recorded() -> None:
+    async with trust_bench() as bench:
+        certificate, now = meant(bench), bench.clock.now()
+        certificate.issue(encode_base64(b"one"), timestamp=now)
+        certificate.revoke("superseded", timestamp=now)
+        for decided in certificate.collect_events():
+            time, said = format_moment(now), {"permittedby": "test"}
+            assert isinstance(decided, TrustEvent)
+            expected = _MAPPING.to_event(_MAPPER.to_stored_event(decided), time=time, extensions=said)
+            assert _event_to_record(decided, time, said) == expected
 
 
 async def test_acts_are_recorded_together_or_not_at_all() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 from cryptography import x509
@@ -11,6 +12,7 @@ from cryptography import x509
 from ledger.errors import Conflict, InvalidRequest, IssuanceRefused, NotPermitted
 from pki.aggregates.certificate import Certificate
 from pki.aggregates.request import CertificateRequest
+from pki.views.catalogue import TrustIndex
 from tests.support.trust import TrustBench, trust_bench
 from tests.support.trust_authorities import city_authority
 from tests.support.trust_registration import FIRST, HOLDER, MAKER, SECOND, VETTER, Desk, csr, desk
@@ -52,6 +54,43 @@ async def test_without_approvals_it_is_issued_at_once_and_nothing_is_recorded_tw
         # Somebody else's order of that name is another request.
         other = await made.registration.submit(FIRST, made.wish(key="two", client_id="order-1"))
         assert other.serial != standing.serial
+
+
+async def test_without_an_id_the_request_stands_in_the_intent_and_goes_on_under_its_name() -> None:
+    async with trust_bench() as bench:
+        made = await opened(bench)
+        before = len(await events(bench))
+        issued = await made.registration.submit(MAKER, made.wish())
+        assert (await events(bench))[before:] == ["certificate.intended.v1", "certificate.issued.v1"]
+        row = await made.registration.find(issued.name)
+        assert (row.state, row.serial, row.requester, row.holder) == ("issued", issued.serial, MAKER.actor, HOLDER)
+        with pytest.raises(Conflict, match="issuing, not submitted"):
+            await made.registration.reject(FIRST, issued.name, "too late")
+        # The same once more, of which the process was killed between the intent and the signature.
+        done = await bench.journal.load(Certificate, Certificate.create_id(issued.authority, issued.serial))
+        left = {name: value for name, value in vars(done).items() if name in signature(Certificate.__init__).parameters}
+        left |= {"serial": "0" * 38 + "2a", "request": "left-behind", "timestamp": bench.clock.now()}
+        certificate = Certificate(**left)
+        await bench.journal.save(certificate, permit=bench.permit())
+        assert (await made.registration.find("left-behind")).state == "issuing"
+        certificate.abandon("left behind by a crash", timestamp=bench.clock.now())
+        await bench.journal.save(certificate, permit=bench.permit())
+        assert await made.registration.recover() == 2, "approved again, and issued"
+        assert (await events(bench))[-5:] == [
+            "request.submitted.v1",
+            "request.failed.v1",
+            "certificate.intended.v1",
+            "request.begun.v1",
+            "certificate.issued.v1",
+        ]
+        again = await made.registration.find("left-behind")
+        assert (again.state, again.requester) == ("issued", MAKER.actor)
+        assert again.serial not in (issued.serial, left["serial"])
+        folded = TrustIndex(bench.journal, None)
+        await folded.catch_up()
+        for name in (issued.name, "left-behind"):
+            assert folded.requests.find(folded.database, name) == bench.index.requests.find(bench.index.database, name)
+        folded.close()
 
 
 async def test_two_who_submit_the_same_at_the_same_time_get_one_certificate() -> None:

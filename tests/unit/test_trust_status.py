@@ -326,7 +326,9 @@ async def test_what_is_damaged_at_a_place_is_never_given() -> None:
             damaged = MemoryObjectStore("damaged")
             for other in [other async for other in place.list_keys("")]:
                 data = (await place.get(other)).data
-                await damaged.put_immutable(other, data[:-9] + b"\0" + data[-8:] if other == key else data)
+                if other == key:
+                    data = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+                await damaged.put_immutable(other, data)
             alarms: list[str] = []
             remote = RemoteStatus(damaged, status.bench.clock, alarms.append)
             await remote.look()
@@ -436,11 +438,41 @@ async def test_a_key_with_custodians_is_left_alone_and_its_list_asked_for_in_tim
         assert not (await status.rounds.once()).wrong
         issuer = issuer_in(status.bench.index.book, "offline", 1)
         status.bench.keys.keys["shares:offline-1"] = status.bench.keys.keys["held:root-1"]  # a ceremony
-        await status.lists.issue(issuer, 0, permit=status.bench.permit())
+        crl = await status.lists.draft(issuer, 0, holds_s=issuer.settings.crl_valid_s)
+        await status.bench.journal.save(crl, permit=status.bench.permit())
+        await status.lists.sign(crl, issuer, permit=status.bench.permit())
         del status.bench.keys.keys["shares:offline-1"]
         assert not (await status.rounds.once()).wrong
         status.bench.clock.pass_s(AuthoritySettings().crl_valid_s * 0.8)
         assert set((await status.rounds.once()).wrong) == {"the lists of offline-1"}
+
+
+@pytest.mark.parametrize("ended", ["revoked", "retired"])
+async def test_the_responder_of_an_authority_that_certifies_nobody_is_left_alone(ended: str) -> None:
+    async with status_bench() as status:
+        bench, told_of = status.bench, list[str]()
+        status.rounds.notice = lambda what, error: told_of.append(error.what)
+        await issued(bench, 1)
+        assert not (await status.rounds.once()).wrong
+        size = (await bench.journal.reader.head()).size
+        if ended == "retired":
+            authority = await bench.journal.load(Authority, Authority.create_id(CITY))
+            authority.retire(timestamp=bench.clock.now())
+            await bench.journal.save(authority, permit=bench.permit())
+        else:
+            certificate = x509.load_der_x509_certificate(status.issuer.certificate)
+            await status.revocation.take_in("root", status.issuer.certificate, permit=bench.permit())
+            serial = f"{certificate.serial_number:040x}"
+            await status.revocation.revoke("root", serial, "cACompromise", permit=bench.permit())
+        bench.clock.pass_s(25 * 86_400)
+        for _ in range(3):
+            await status.rounds.once()
+        assert [one.partition(": ")[0] for one in told_of] == ["the responder of city-1 is not certified anew"]
+        changed = {one.event.originator_id async for one in bench.journal.occurred(size)}
+        assert "responder:city-1" not in changed
+        assert "responder:root-1" in changed
+        bench.clock.pass_s(10 * 86_400)
+        assert await said(status, status.issuer, 1) == "good", "the authority's own key signs"
 
 
 async def test_keys_that_are_elsewhere_sign_lists_and_answers_beside_the_loop() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cli.serving.trust_watching import DAY_S, TrustWatch
+from cli.serving.trust_watching import TrustWatch
+from cli.trust.health import DAY_S
 from ledger.alarms import AlarmKind, Reading
 from pki.core.algorithms import P256
 from pki.keys_away import keys_away

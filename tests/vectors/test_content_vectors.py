@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import struct
 
+import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ledger.core.chunks import ChunkRef, ContentKeys, open_chunk, zstd
+from ledger.core.chunks import ChunkRef, ContentKeys, open_chunk
 from ledger.core.manifest import Dataref, Manifest, encode_manifest, parse_dataref, parse_manifest
 from ledger.core.packs import Blob, PackTable, encode_segment, encode_trailer, open_segment, open_table
 
@@ -62,7 +63,7 @@ def test_a_pack_is_read_by_the_page_alone() -> None:
     blob = PACK[14 : 14 + size]
     assert 14 + size == end
     key = MANIFEST[46 + 32 : 46 + 64]
-    text = zstd.decompress(AESGCM(key).decrypt(blob[:12], blob[12:], id_))
+    text = zstandard.decompress(AESGCM(key).decrypt(blob[:12], blob[12:], id_))
     assert text == TEXT
     assert length == len(text)
     assert blake3(text, key=_derived(b"jinshi content chunks v1", 32)).digest(length=64) == id_ + key

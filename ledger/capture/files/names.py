@@ -62,12 +62,26 @@ def is_long(subject: str) -> bool:
 
 def parse_subject(subject: str, long: bytes | None = None) -> bytes:
     """The path of an entry; `long` is what its data has. Raises Malformed: it is no path below a root."""
-    path = ROOT if subject == _ROOT_SUBJECT else long if long is not None else parse_text(subject)
-    if subject_of(path) != subject:
-        raise Malformed(f"the subject {subject[:80]!r} is not that of its path")
+    if long is None and _is_plain(subject):
+        path = subject.encode("ascii")
+    else:
+        path = ROOT if subject == _ROOT_SUBJECT else long if long is not None else parse_text(subject)
+        if subject_of(path) != subject:
+            raise Malformed(f"the subject {subject[:80]!r} is not that of its path")
     if path != ROOT and not is_path(path):
         raise Malformed(f"{subject[:80]!r} leads out of the tree")
     return path
+
+
+def _is_plain(subject: str) -> bool:
+    """Whether it is surely that of the path with the same bytes, as nothing in it had to be escaped."""
+    return (
+        0 < len(subject) <= SUBJECT_SIZE_MAX
+        and subject.isascii()
+        and subject.isprintable()
+        and "%" not in subject
+        and subject != _ROOT_SUBJECT
+    )
 
 
 def is_path(path: bytes) -> bool:

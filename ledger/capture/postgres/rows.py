@@ -15,17 +15,20 @@ from ledger.capture.postgres.pgoutput import UNCHANGED, Relation, Row, Value, fo
 from ledger.capture.postgres.reading import changes_of, lines_of
 from ledger.capture.postgres.transactions import TRANSACTION, Transaction, transaction_of
 from ledger.content import ContentReader
+from ledger.core.indexes import Indexes
 from ledger.errors import InvalidRequest, Malformed, Tampered
 from ledger.sealing import Opened
 
 FOUND: Final = "copied"
+RELEASED: Final = "released"
 
 
 @dataclass(frozen=True, slots=True)
 class RowChange:
     """One step of a row's history. Columns by name; `old` and `new` are what is known: None, the row was not there.
 
-    `op`: `copied` (as a first copy found it), `insert`, `update`, `delete` or `truncate`. `origin`: where a replicated
+    `op`: `copied` (as a first copy found it), `insert`, `update`, `delete` or `truncate`; `released`: what became of it
+    from that entry to the next step is not known any more. `origin`: where a replicated
     transaction came from. `actor`: who made it, where the asset records that: PostgreSQL's own log has no roles in it.
     """
 
@@ -41,12 +44,12 @@ class RowChange:
 
 
 async def row_history(
-    view: View, source: str, database: str, table: str, key: Sequence[str]
+    view: View, source: str, database: str, table: str, key: Sequence[str], released: Indexes | None = None
 ) -> AsyncIterator[RowChange]:
     """Every recorded change of the row with that key, oldest first; a row that gets another key is followed.
 
     `table`: `schema.name`, as it is called at the end of the view or was at the time. Reads the whole history of the
-    database, and every copy of the table.
+    database, and every copy of the table, but for entries that are `released`.
 
     Raises:
         InvalidRequest: no table of that name was captured, or its key has another number of columns.
@@ -59,8 +62,12 @@ async def row_history(
         if event.type not in (COPIED, TRANSACTION):
             continue
         try:
-            if event.type == COPIED:
-                copied = read_data(one, copied_of)
+            copied = read_data(one, copied_of) if event.type == COPIED else None
+            if released is not None and one.index in released and (copied is None or copied.table.label == table):
+                if (lost := following.released(one)) is not None:
+                    yield lost
+                continue
+            if copied is not None:
                 if copied.table.label == table:
                     reader = reader or await (await view.content()).reading()
                     async for found in following.copied(one, copied, reader):
@@ -85,7 +92,13 @@ class _Following:
         self._table = table
         self._key: tuple[Value, ...] = key
         self._state: dict[str, Value] | None = None
+        self._lost = False
         self.seen = False
+
+    def released(self, one: Opened) -> RowChange | None:
+        """An entry whose content is not there any more; the first of several in a row is a step."""
+        told, self._lost, self._state = self._lost, True, None
+        return None if told else RowChange(one.index, one.entry.event.time, RELEASED, None, "", None, None, None)
 
     async def copied(self, one: Opened, copied: Copied, reader: ContentReader) -> AsyncIterator[RowChange]:
         """The row as a copy has it, where that is news."""
@@ -105,7 +118,7 @@ class _Following:
                     yield RowChange(
                         one.index, one.entry.event.time, FOUND, None, format_lsn(copied.lsn), None, self._state, new
                     )
-                self._state = new
+                self._state, self._lost = new, False
                 return
 
     def changed(
@@ -139,7 +152,7 @@ class _Following:
                 self._key = self._key if moved is None else tuple(moved)
             if op == INSERT:
                 old = None
-        self._state = new
+        self._state, self._lost = new, False
         return [
             RowChange(
                 one.index,

@@ -38,7 +38,7 @@ async def look_http(network: Network, name: str, token: str, key_authorization: 
     Raises:
         Problem: dns, connection, tls, incorrectResponse.
     """
-    url = f"http://{name}/.well-known/acme-challenge/{token}"
+    url = f"http://{_host(name)}/.well-known/acme-challenge/{token}"
     for _ in range(REDIRECTS_MAX):
         try:
             async with asyncio.timeout(network.timeout_s):
@@ -55,6 +55,11 @@ async def look_http(network: Network, name: str, token: str, key_authorization: 
             raise Problem("incorrectResponse", f"{url} answered with another text")
         return f"{url} answered with the key authorization"
     raise Problem("connection", f"{name} redirects more than {REDIRECTS_MAX} times")
+
+
+def _host(name: str) -> str:
+    """As a URL has it."""
+    return f"[{name}]" if ":" in name else name
 
 
 def _redirected(network: Network, url: str, location: str) -> str:
@@ -82,7 +87,7 @@ async def _get(network: Network, url: str) -> _Answer:
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_SIZE_MAX)
     path = target.path + (f"?{target.query}" if target.query else "")
     headers = [
-        ("Host", host if port in (80, 443) else f"{host}:{port}"),
+        ("Host", _host(host) if port in (80, 443) else f"{_host(host)}:{port}"),
         ("User-Agent", "jinshi-acme"),
         ("Accept", "*/*"),
         ("Connection", "close"),

@@ -17,10 +17,12 @@ from typing import Final
 import dns.asyncresolver
 import dns.exception
 import dns.name
+import dns.rdata
 import dns.rdatatype
 import dns.resolver
 
 from ledger.errors import InvalidRequest
+from pki.acme.names import is_address
 from pki.acme.problems import Problem
 
 ADDRESSES_MAX: Final = 4
@@ -51,13 +53,13 @@ class Network:
     # -- names --
 
     async def addresses(self, name: str) -> list[str]:
-        """Where a name leads, at most so many.
+        """Where a name leads, at most so many; an address leads to itself.
 
         Raises:
             Problem: dns (it leads nowhere), connection (it leads to where we do not connect to).
         """
-        found: list[str] = []
-        for kind in (dns.rdatatype.AAAA, dns.rdatatype.A):
+        found = [name] if is_address(name) else []
+        for kind in () if found else (dns.rdatatype.AAAA, dns.rdatatype.A):
             found += (await self.records(name, kind))[:ADDRESSES_MAX]
         if not found:
             raise Problem("dns", f"{name} has no address")
@@ -67,7 +69,11 @@ class Network:
         return permitted[:ADDRESSES_MAX]
 
     async def records(self, name: str, kind: dns.rdatatype.RdataType) -> list[str]:
-        """The records of a name, CNAMEs followed (also where the resolver leaves that to us); texts are joined.
+        """The records of a name as text; those of TXT are joined. Raises as `looked_up`."""
+        return [_text(record, kind) for record in await self.looked_up(name, kind)]
+
+    async def looked_up(self, name: str, kind: dns.rdatatype.RdataType) -> list[dns.rdata.Rdata]:
+        """The records of a name, CNAMEs followed (also where the resolver leaves that to us).
 
         Raises:
             Problem: dns, it could not be asked, or goes round in circles.
@@ -86,7 +92,7 @@ class Network:
             except (dns.exception.DNSException, OSError) as error:
                 raise Problem("dns", f"{name} cannot be looked up ({_short(error)})") from error
             if answer.rrset is not None:
-                return [_text(record, kind) for record in answer.rrset]
+                return list(answer.rrset)
             if answer.canonical_name == asked:
                 return []
             asked = answer.canonical_name
@@ -111,8 +117,11 @@ class Network:
         )
 
     @asynccontextmanager
-    async def connected(self, name: str, port: int, context: ssl.SSLContext | None = None) -> AsyncIterator[Streams]:
-        """A connection to the first of its addresses that answers; a context makes it TLS for that name.
+    async def connected(
+        self, name: str, port: int, context: ssl.SSLContext | None = None, *, server_name: str = ""
+    ) -> AsyncIterator[Streams]:
+        """A connection to the first of its addresses that answers; a context makes it TLS for that name, or for
+        `server_name`.
 
         Raises:
             Problem: dns, connection, tls.
@@ -127,7 +136,7 @@ class Network:
                         port,
                         limit=READ_SIZE_MAX,
                         ssl=context,
-                        server_hostname=name if context else None,
+                        server_hostname=(server_name or name) if context else None,
                     ),
                     self.timeout_s,
                 )

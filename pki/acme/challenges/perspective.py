@@ -21,6 +21,8 @@ HTTP, DNS, TLS = "http-01", "dns-01", "tls-alpn-01"
 KINDS: Final = (HTTP, DNS, TLS)
 WILDCARD_KINDS: Final = (DNS,)
 """RFC 8555 §7.1.3: control of one host says nothing of all of them."""
+ADDRESS_KINDS: Final = (HTTP, TLS)
+"""RFC 8738 §7: an address has no record."""
 
 SEEN_SIZE_MAX: Final = 300
 LOOK_TIMEOUT_S: Final = 30.0

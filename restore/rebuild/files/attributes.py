@@ -22,24 +22,23 @@ _REFUSED: Final = (errno.EPERM, errno.EACCES, errno.EINVAL)
 _UNKNOWN: Final = (*_REFUSED, errno.ENOTSUP, errno.ENODATA)
 
 
-def set_attributes(place: int | bytes, record: Record) -> list[str]:
+def set_attributes(place: int | bytes, record: Record, found: os.stat_result | None = None) -> list[str]:
     """Owner, extended attributes, mode and time, in the order that keeps each. What was not taken.
 
-    `place` is a descriptor, or the path of what has none in a directory that nobody else writes. Raises OSError.
+    `place` is a descriptor, or the path of what has none in a directory that nobody else writes; `found`: as it was
+    just now, so that what is right already is not set. Raises OSError.
     """
     missing: list[str] = []
     follow = isinstance(place, int)
-    try:
-        os.chown(place, record.uid, record.gid, follow_symlinks=follow)
-    except OSError as error:
-        if error.errno not in _REFUSED:
-            raise
-        found = os.stat(place, follow_symlinks=follow)  # noqa: PTH116 (a descriptor)
-        if (found.st_uid, found.st_gid) != (record.uid, record.gid):
-            missing.append(OWNER)
+    owned = found is not None and (found.st_uid, found.st_gid) == (record.uid, record.gid)
+    if not owned and not _set_owner(place, record, follow=follow):
+        missing.append(OWNER)
+    mode = stat.S_IMODE(found.st_mode) if owned and found is not None else None  # else it may have lost bits of it
     if not _set_xattrs(place, record, follow=follow):
         missing.append(XATTRS)
-    if record.kind is not Kind.SYMLINK:
+    if record.xattrs:
+        mode = None  # as an access control list sets it, too
+    if record.kind is not Kind.SYMLINK and mode != record.mode:
         try:
             os.chmod(place, record.mode)  # noqa: PTH101 (a descriptor)
         except OSError as error:
@@ -49,6 +48,17 @@ def set_attributes(place: int | bytes, record: Record) -> list[str]:
             missing.append(MODE)  # set-group-id is dropped silently for who is not in the group
     os.utime(place, ns=(record.mtime_ns, record.mtime_ns), follow_symlinks=follow)
     return missing
+
+
+def _set_owner(place: int | bytes, record: Record, *, follow: bool) -> bool:
+    try:
+        os.chown(place, record.uid, record.gid, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        found = os.stat(place, follow_symlinks=follow)  # noqa: PTH116 (a descriptor)
+        return (found.st_uid, found.st_gid) == (record.uid, record.gid)
+    return True
 
 
 def _set_xattrs(place: int | bytes, record: Record, *, follow: bool) -> bool:
@@ -71,14 +81,12 @@ def _set_xattrs(place: int | bytes, record: Record, *, follow: bool) -> bool:
     return taken
 
 
-def is_whole(record: Record, found: os.stat_result, place: int | bytes) -> bool:
-    """Whether what is there has all attributes of a record that has no extended ones. Raises OSError."""
+def is_as_recorded(record: Record, found: os.stat_result) -> bool:
+    """Whether what is there has the attributes of a record, but for the extended ones."""
     return (
-        not record.xattrs
-        and record.mtime_ns == found.st_mtime_ns
+        record.mtime_ns == found.st_mtime_ns
         and record.mode == stat.S_IMODE(found.st_mode)
         and (record.uid, record.gid) == (found.st_uid, found.st_gid)
-        and not xattrs_of(place)
     )
 
 

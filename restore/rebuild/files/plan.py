@@ -6,12 +6,14 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from itertools import islice
 from typing import Any, NamedTuple
 
 from ledger.capture.files.names import PATH_SIZE_MAX, ROOT, parent_of, path_of, shown
 from ledger.capture.files.record import Kind
 from ledger.capture.files.tree import PAGE, Item, Tree
 from ledger.errors import InvalidRequest
+from ledger.store.sqlite_common import transaction
 
 DIFFERENCES_MAX = 10_000
 _BEYOND = b"\xff" * (PATH_SIZE_MAX + 1)
@@ -23,11 +25,11 @@ PRAGMA synchronous = OFF;
 CREATE TABLE plan (
     path BLOB PRIMARY KEY, kind TEXT NOT NULL, action TEXT NOT NULL, stamp BLOB, missing TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
-CREATE INDEX actions ON plan (action, kind, path);
-CREATE INDEX kinds ON plan (kind, path);
 CREATE TABLE files (inode BLOB PRIMARY KEY, link TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE leaders (link TEXT PRIMARY KEY, path BLOB NOT NULL, inode BLOB) WITHOUT ROWID;
 """
+_SET = "INSERT INTO plan (path, kind, action, stamp) VALUES (?, ?, ?, ?)"
+_DONE = "UPDATE plan SET action = 'keep', stamp = ?, missing = ? WHERE path = ?"
 
 
 class Action(StrEnum):
@@ -57,6 +59,8 @@ class Plan:
         self._lock = threading.Lock()
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._database.executescript(_SCHEMA)
+        self._statement = ""
+        self._waiting: list[Sequence[object]] = []
         self.differences = Differences()
 
     @property
@@ -86,8 +90,9 @@ class Plan:
     def todo(self, action: Action, *kinds: Kind) -> Iterator[Item]:
         """What has that step, by path, kind after kind."""
         for kind in kinds:
-            for path in self._paths("action = ? AND kind = ?", (action.value, kind.value)):
-                yield self.item(path)
+            paths = self._paths("action = ? AND kind = ?", (action.value, kind.value))
+            while page := list(islice(paths, PAGE)):
+                yield from self._tree.find_many(page)
 
     def item(self, path: bytes) -> Item:
         """What is recorded of a path that has a step."""
@@ -114,22 +119,28 @@ class Plan:
 
     def set(self, item: Item, action: Action, stamp: bytes | None = None) -> None:
         """The first step for a path."""
-        self._rows(
-            "INSERT INTO plan (path, kind, action, stamp) VALUES (?, ?, ?, ?)",
-            (item.path, item.kind.value, action.value, stamp),
-        )
+        self._later(_SET, (item.path, item.kind.value, action.value, stamp))
 
     def done(self, path: bytes, stamp: bytes | None, missing: Sequence[str] = ()) -> None:
         """It is there: with what its content was verified, and what the place did not take."""
-        self._rows(
-            "UPDATE plan SET action = ?, stamp = ?, missing = ? WHERE path = ?",
-            (Action.KEEP.value, stamp, " ".join(missing), path),
-        )
+        self._later(_DONE, (stamp, " ".join(missing), path))
 
     def step(self, path: bytes) -> Step:
         """The step for a path that is wanted."""
         (row,) = self._rows("SELECT action, stamp, missing FROM plan WHERE path = ?", (path,))
         return Step(Action(row[0]), row[1], tuple(row[2].split()))
+
+    def steps(self) -> Iterator[tuple[Item, Step]]:
+        """What is wanted, with its step by now."""
+        wanted = self.wanted()
+        while page := list(islice(wanted, PAGE)):
+            marks = ",".join("?" * len(page))
+            rows = self._rows(
+                f"SELECT path, action, stamp, missing FROM plan WHERE path IN ({marks})",  # noqa: S608 (all ours)
+                [item.path for item in page],
+            )
+            found = {path: Step(Action(action), stamp, tuple(missing.split())) for path, action, stamp, missing in rows}
+            yield from ((item, found[item.path]) for item in page)
 
     def knows(self, path: bytes) -> bool:
         """Whether a path below what is wanted is in the tree."""
@@ -157,7 +168,22 @@ class Plan:
     def _rows(self, statement: str, values: Sequence[object]) -> list[Any]:
         """For one thread at a time."""
         with self._lock:
+            self._write()
             return self._database.execute(statement, values).fetchall()
+
+    def _later(self, statement: str, values: Sequence[object]) -> None:
+        """To be written together with others, before anything is read."""
+        with self._lock:
+            if statement != self._statement or len(self._waiting) == PAGE:
+                self._write()
+            self._statement = statement
+            self._waiting.append(values)
+
+    def _write(self) -> None:
+        if self._waiting:
+            with transaction(self._database):
+                self._database.executemany(self._statement, self._waiting)
+            self._waiting.clear()
 
     def close(self) -> None:
         """Remove the spool."""

@@ -41,6 +41,7 @@ async def rebuild_files(view: View, what: Restoring, report: Report | None = Non
     async with tree_at(view, what.source) as point:
         plan = Plan(point.tree, what.only)
         try:
+            await what.check_kept(item.place for item in plan.wanted() if item.kind is Kind.FILE)
             with _refused(what.place):
                 return await _restore(view, what, point, plan, report)
         finally:
@@ -148,8 +149,7 @@ def _check(directories: Directories, point: Point, plan: Plan) -> _Checks:
     checks = _Checks()
     digest = hashlib.sha256()
     files = 0
-    for item in plan.wanted():
-        step = plan.step(item.path)
+    for item, step in plan.steps():
         if ABSENT not in step.missing and not (item.kind is Kind.DIRECTORY and plan.leads_to(item.path)):
             if not _is_there(directories, item, step):
                 raise RestoreFailed(

@@ -6,27 +6,30 @@ import asyncio
 import os
 import shutil
 import stat
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
-from ledger.capture.files.names import ROOT, shown
+from ledger.capture.files.names import ROOT
 from ledger.capture.files.places import Directories, by_descriptor
-from ledger.capture.files.record import Kind, Record
+from ledger.capture.files.record import Kind
 from ledger.capture.files.tree import Item
 from ledger.content import ContentReader
-from ledger.errors import Fenced, RestoreFailed
-from restore.rebuild.files.attributes import ABSENT, is_whole, set_attributes
-from restore.rebuild.files.comparing import content_stamp, holds, link_key, place_of, reading_buffer, whole_stamp
+from ledger.content.reader import PLANNED_MAX
+from ledger.core.manifest import Manifest
+from ledger.tasks import run_bounded
+from restore.rebuild.files.attributes import ABSENT, set_attributes
+from restore.rebuild.files.comparing import content_stamp, link_key, place_of
+from restore.rebuild.files.filling import Filling, Made
 from restore.rebuild.files.plan import Action, Plan
 
-WINDOW_FILES: Final = 1_024
-WINDOW_CHUNKS: Final = 16_384
+WINDOW_FILES: Final = 16_384
+WINDOW_CHUNKS: Final = PLANNED_MAX
 """How many files, or chunks of content, are written together: their packs are read once."""
-CHECKERS: Final = 2
+INLINE_TOGETHER: Final = 64
+INLINE_PARALLEL: Final = 2
 
 _TYPES: Final = {
     Kind.FIFO: stat.S_IFIFO,
@@ -36,12 +39,13 @@ _TYPES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """A file that was made under a number in the working directory."""
+@dataclass(slots=True)
+class _Window:
+    """Files that are written together: with content in their records, and with manifests."""
 
-    number: int
-    item: Item
+    inline: list[Made]
+    files: list[Made]
+    manifests: list[Manifest]
 
 
 class Writing:
@@ -90,8 +94,8 @@ class Writing:
             self._link(item)  # the first of its names is as it should be by now
 
     def _make(self, item: Item) -> None:
-        made, record = self._next(item), item.record
-        name = b"%d" % made.number
+        number, record = self._next(), item.record
+        name = b"%d" % number
         try:
             if record.kind is Kind.SYMLINK:
                 os.symlink(record.target, name, dir_fd=self._work)
@@ -102,7 +106,7 @@ class Writing:
             self._done(item.path, None, [ABSENT])
             return
         missing = set_attributes(by_descriptor(self._work, name), record)
-        self._put(made, missing, None)
+        self._put(number, item.path, missing, None)
 
     def _link(self, item: Item) -> None:
         leader = self._plan.leader(link_key(item))
@@ -111,10 +115,10 @@ class Writing:
         if ABSENT in step.missing:
             self._done(item.path, None, step.missing)
             return
-        made = self._next(item)
+        number = self._next()
         directory, name = place_of(self._root, leader[0])
-        os.link(name, b"%d" % made.number, src_dir_fd=directory, dst_dir_fd=self._work, follow_symlinks=False)
-        self._put(made, step.missing, step.stamp)
+        os.link(name, b"%d" % number, src_dir_fd=directory, dst_dir_fd=self._work, follow_symlinks=False)
+        self._put(number, item.path, step.missing, step.stamp)
 
     def _mend(self, item: Item) -> None:
         """A file whose content is right already."""
@@ -139,118 +143,78 @@ class Writing:
 
     async def write_files(self, reader: ContentReader | None) -> None:
         """Every file whose content is not there. Raises OSError, Tampered, RestoreFailed, StoreUnavailable."""
-        with ThreadPoolExecutor(CHECKERS, thread_name_prefix="check") as checkers:
-            placing: asyncio.Task[None] | None = None
-            windows = self._windows()
-            looking = asyncio.ensure_future(asyncio.to_thread(next, windows, None))
-            try:
-                while (window := await looking) is not None:
-                    looking = asyncio.ensure_future(asyncio.to_thread(next, windows, None))
-                    await self._fill(window, reader)
-                    if placing is not None:
-                        await placing
-                    placing = asyncio.create_task(self._place(window, checkers))
-                if placing is not None:
-                    await placing
-            finally:
-                await asyncio.gather(looking, *([] if placing is None else [placing]), return_exceptions=True)
+        windows = self._windows()
+        while (window := await asyncio.to_thread(next, windows, None)) is not None:
+            await self._fill(window, reader)
+            await asyncio.to_thread(self._place, window)
 
-    def _windows(self) -> Iterator[list[_Made]]:
-        window: list[_Made] = []
+    def _windows(self) -> Iterator[_Window]:
+        window = _Window([], [], [])
         chunks = 0
         for item in self._plan.todo(Action.WRITE, Kind.FILE):
-            window.append(self._next(item))
             manifest = item.record.manifest
-            chunks += 0 if manifest is None else len(manifest.chunks)
-            if len(window) == WINDOW_FILES or chunks >= WINDOW_CHUNKS:
+            made = Made(self._next(), item.path, item.record.without_manifest())
+            if manifest is None:
+                window.inline.append(made)
+            else:
+                window.files.append(made)
+                window.manifests.append(manifest)
+                chunks += len(manifest.chunks)
+            if len(window.inline) + len(window.files) == WINDOW_FILES or chunks >= WINDOW_CHUNKS:
                 yield window
-                window, chunks = [], 0
-        if window:
+                window, chunks = _Window([], [], []), 0
+        if window.inline or window.files:
             yield window
 
-    async def _fill(self, window: Sequence[_Made], reader: ContentReader | None) -> None:
-        with_content = [made for made in window if made.item.record.manifest is not None]
-        inline = [made for made in window if made.item.record.manifest is None]
-        filling = _Filling(self._root, self._create, self._open)
+    async def _fill(self, window: _Window, reader: ContentReader | None) -> None:
+        loop = asyncio.get_running_loop()
+
+        def advance(count: int) -> None:
+            loop.call_soon_threadsafe(self._advance, count)
+
+        files, inline = window.files, window.inline
+        filling = Filling(self._root, self._work, fresh=self._fresh, advance=advance)
         try:
-            await asyncio.to_thread(filling.write_inline, inline)
-            if with_content:
+            groups = (inline[first : first + INLINE_TOGETHER] for first in range(0, len(inline), INLINE_TOGETHER))
+            writing = (asyncio.to_thread(filling.write_inline, group) for group in groups)
+            await run_bounded(writing, parallel=INLINE_PARALLEL)
+            if files:
                 assert reader is not None, "there is content, so there is a reader"
-                manifests = (made.item.record.manifest for made in with_content)
+                manifests = iter(window.manifests)
                 await reader.scatter(
-                    (manifest for manifest in manifests if manifest is not None),
-                    lambda piece: filling.write(with_content[piece.content], piece.offset, piece.data),
+                    manifests, lambda piece: filling.write(files[piece.content], piece.offset, piece.data)
                 )
         finally:
             await asyncio.to_thread(filling.close)
 
-    def _create(self, made: _Made, root: Directories) -> int:
-        descriptor = self._open(made, root, os.O_CREAT | os.O_EXCL)
-        if made.item.record.extents is not None:
-            os.ftruncate(descriptor, made.item.record.size)  # there may be a hole at its end
-        return descriptor
-
-    def _open(self, made: _Made, root: Directories, more: int = 0) -> int:
-        directory, name = self._made(made, root)
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | more
-        return os.open(name, flags, 0o600, dir_fd=directory)
-
-    def _made(self, made: _Made, root: Directories) -> tuple[int, bytes]:
-        """Where a file is made."""
-        return place_of(root, made.item.path) if self._fresh else (self._work, b"%d" % made.number)
-
-    async def _place(self, window: Sequence[_Made], checkers: ThreadPoolExecutor) -> None:
-        """Verify what was written, then put it in place."""
-        loop = asyncio.get_running_loop()
-        parts = [window[first : first + 64] for first in range(0, len(window), 64)]
-        checking = [loop.run_in_executor(checkers, self._check_all, part) for part in parts]
-        for part, checked in zip(parts, await asyncio.gather(*checking), strict=True):
-            for made, (missing, stamp) in zip(part, checked, strict=True):
-                if self._fresh:
-                    self._done(made.item.path, stamp, missing)
-                else:
-                    self._put(made, missing, stamp)
-        self._advance(len(window))
-
-    def _check_all(self, part: Sequence[_Made]) -> list[tuple[list[str], bytes]]:
-        with self._root.again() as root:  # a thread has its own
-            buffer = reading_buffer()
-            return [self._check(made, root, buffer) for made in part]
-
-    def _check(self, made: _Made, root: Directories, buffer: memoryview) -> tuple[list[str], bytes]:
-        record = made.item.record
-        descriptor = self._open(made, root)
-        try:
-            if not holds(descriptor, record, buffer):
-                raise RestoreFailed(
-                    f"what was written of {shown(made.item.path)} is not what was captured",
-                    hint="check the disk it was written to, then restore again",
-                )
-            missing = set_attributes(descriptor, record)
-            found = os.fstat(descriptor)
-            return missing, (whole_stamp if is_whole(record, found, descriptor) else content_stamp)(found)
-        finally:
-            os.close(descriptor)
+    def _place(self, window: _Window) -> None:
+        for made in chain(window.inline, window.files):
+            assert made.came is not None, "all of it was written"
+            missing, stamp = made.came
+            if self._fresh:
+                self._done(made.path, stamp, missing)
+            else:
+                self._put(made.number, made.path, missing, stamp)
 
     # -- in place --
 
-    def _next(self, item: Item) -> _Made:
+    def _next(self) -> int:
         self._number += 1
-        return _Made(self._number, item)
+        return self._number
 
-    def _put(self, made: _Made, missing: Sequence[str], stamp: bytes | None) -> None:
+    def _put(self, number: int, path: bytes, missing: Sequence[str], stamp: bytes | None) -> None:
         """Commit point of one path: it is there as it was captured, or as it was before."""
-        directory, name = place_of(self._root, made.item.path)
-        made_name = b"%d" % made.number
+        directory, name = place_of(self._root, path)
+        made_name = b"%d" % number
         if not self._fresh and _is_directory(directory, name):
             self._clear(directory, name)
             self._root.forget()
-            directory, name = place_of(self._root, made.item.path)
+            directory, name = place_of(self._root, path)
         os.rename(made_name, name, src_dir_fd=self._work, dst_dir_fd=directory)
         if not self._fresh:
             with suppress(FileNotFoundError):  # two names of one file are not renamed over each other
                 os.unlink(made_name, dir_fd=self._work)
-        self._done(made.item.path, stamp, missing)
+        self._done(path, stamp, missing)
 
     def _done(self, path: bytes, stamp: bytes | None, missing: Sequence[str]) -> None:
         self._plan.done(path, stamp, missing)
@@ -277,89 +241,3 @@ def _is_directory(directory: int, name: bytes) -> bool:
         return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
     except FileNotFoundError:
         return False
-
-
-class _Filling:
-    """Writes the files of a window, from several threads: each has its own way to the directories."""
-
-    def __init__(
-        self,
-        root: Directories,
-        create: Callable[[_Made, Directories], int],
-        reopen: Callable[[_Made, Directories], int],
-    ) -> None:
-        self._root = root
-        self._create = create
-        self._reopen = reopen
-        self._changed = threading.Condition()
-        self._created: set[int] = set()
-        self._idle: list[Directories] = []
-        self._writing = 0
-        self._closed = False
-
-    def write(self, made: _Made, offset: int, data: bytes) -> None:
-        """Bytes of a file's stored content; the first of them make the file. Raises OSError."""
-        with self._directories() as root:
-            with self._changed:  # who comes with more of a file finds it made
-                create = made.number not in self._created
-                self._created.add(made.number)
-                descriptor = self._create(made, root) if create else -1
-            if not create:
-                descriptor = self._reopen(made, root)
-            try:
-                _scatter(descriptor, made.item.record, offset, data)
-            finally:
-                os.close(descriptor)
-
-    def write_inline(self, window: Sequence[_Made]) -> None:
-        """Files whose content is in their records. Raises OSError."""
-        for made in window:
-            self.write(made, 0, made.item.record.inline or b"")
-
-    @contextmanager
-    def _directories(self) -> Iterator[Directories]:
-        """For one thread. Raises Fenced: it is closed."""
-        with self._changed:
-            if self._closed:
-                raise Fenced("this restore was stopped", hint="start it again: it goes on")
-            self._writing += 1
-            root = self._idle.pop() if self._idle else None
-        try:
-            root = root or self._root.again()
-            yield root
-        finally:
-            with self._changed:
-                self._writing -= 1
-                if root is not None:
-                    self._idle.append(root)
-                self._changed.notify_all()
-
-    def close(self) -> None:
-        """Nothing is being written on return, or ever will be."""
-        with self._changed:
-            self._closed = True
-            while self._writing:
-                self._changed.wait()
-        for root in self._idle:
-            root.close()
-
-
-def _scatter(descriptor: int, record: Record, offset: int, data: bytes) -> None:
-    """Write bytes of the stored content where they belong in the file."""
-    if record.extents is None:
-        _write(descriptor, memoryview(data), offset)
-        return
-    rest, before = memoryview(data), 0
-    for part in record.extents:
-        start = offset - before
-        if rest and start < part.length:
-            count = min(len(rest), part.length - start)
-            _write(descriptor, rest[:count], part.offset + start)
-            rest, offset = rest[count:], offset + count
-        before += part.length
-
-
-def _write(descriptor: int, data: memoryview, at: int) -> None:
-    while data:
-        count = os.pwrite(descriptor, data, at)
-        data, at = data[count:], at + count

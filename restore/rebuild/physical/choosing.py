@@ -53,15 +53,18 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """A base backup without what it is made of: there may be thousands of them."""
+class KnownBase:
+    """A base backup without what it is made of: there may be thousands of them. `id`: of its entry."""
 
     index: int
+    id: str
     system: str
     timeline: int
     start: int
     stop: int
     finished_us: int
+    segment_size: int
+    builds_on: int | None
 
 
 async def choose(view: View, source: str, target: Target | None) -> Chosen:
@@ -74,7 +77,7 @@ async def choose(view: View, source: str, target: Target | None) -> Chosen:
         RestoreFailed: a segment in between is missing.
         Tampered, Erased: an entry that is needed cannot be read.
     """
-    known = [one async for one in _bases(view, source)]
+    known = [one async for one in known_bases(view, source)]
     index, seal = await _seal(view, source, target, known)
     base = _newest_usable(known, index, seal, target)
     chain = await _chain(view, source, base.index)
@@ -82,16 +85,27 @@ async def choose(view: View, source: str, target: Target | None) -> Chosen:
     return Chosen(index, seal, chain, segments)
 
 
-async def _bases(view: View, source: str) -> AsyncIterator[_Known]:
+async def known_bases(view: View, source: str) -> AsyncIterator[KnownBase]:
+    """Every base backup that is recorded and was not erased, in order. Raises Tampered, InvalidRequest."""
     async for one in view.entries(source, event_type=BASE):
         try:
             base = read_data(one, parse_base)
         except Erased:
             continue
-        yield _Known(one.index, base.system, base.timeline, base.start, base.stop, base.finished_us)
+        yield KnownBase(
+            one.index,
+            one.entry.event.id,
+            base.system,
+            base.timeline,
+            base.start,
+            base.stop,
+            base.finished_us,
+            base.segment_size,
+            base.builds_on,
+        )
 
 
-async def _seal(view: View, source: str, target: Target | None, known: Iterable[_Known]) -> tuple[int, Seal]:
+async def _seal(view: View, source: str, target: Target | None, known: Iterable[KnownBase]) -> tuple[int, Seal]:
     newest = await view.newest(source, SEALED)
     if newest is None:
         raise InvalidRequest(f"nothing of {source} was sealed by then", hint="look with: jinshi log --source")
@@ -99,30 +113,44 @@ async def _seal(view: View, source: str, target: Target | None, known: Iterable[
     if target is None:
         return newest.index, last
     began = max((one.index for one in known if target.is_after(one.stop, one.finished_us)), default=0)
+    hint = "name an earlier point"
     async for one in view.entries(source, start=began, event_type=SEALED):
         seal = read_data(one, parse_seal)
         if target.is_within(seal):
-            return one.index, seal
+            if _is_on_line(seal, last, target):
+                return one.index, seal
+            hint = f"a failover gave up what reached it: it is had with --at {one.index}"
     raise InvalidRequest(
         f"{target} was not captured yet: the last consistent point is {format_lsn(last.lsn)} of "
         f"{format_time(last.time_us)}",
-        hint="name an earlier point",
+        hint=hint,
     )
 
 
-def _newest_usable(known: Iterable[_Known], index: int, seal: Seal, target: Target | None) -> _Known:
-    found = [one for one in known if one.index < index and _leads_to(one, seal)]
+def _is_on_line(seal: Seal, last: Seal, target: Target) -> bool:
+    """Whether what a seal reaches, up to the target, is what the last one reaches.
+
+    After a failover the same numbers come again: what was given up then is had with a view that ends before it.
+    """
+    if target.lsn is None or seal.system != last.system or seal.timeline == last.timeline:
+        return True
+    left = left_at(last.ancestors, seal.timeline)
+    return left is not None and target.lsn <= left
+
+
+def _newest_usable(known: Iterable[KnownBase], index: int, seal: Seal, target: Target | None) -> KnownBase:
+    found = [one for one in known if one.index < index and leads_to(one, seal)]
     usable = [one for one in found if target is None or target.is_after(one.stop, one.finished_us)]
     if not usable:
         what = "the point" if target is None else str(target)
-        began = f"the first one reaches {format_lsn(found[0].stop)} at {format_time(found[0].finished_us)}"
-        raise InvalidRequest(
-            f"no base backup leads to {what}", hint=began if found else "name a later point, or another copy"
-        )
+        hint = "name a later point, or another copy"
+        if found:
+            hint = f"the first one reaches {format_lsn(found[0].stop)} at {format_time(found[0].finished_us)}"
+        raise InvalidRequest(f"no base backup leads to {what}", hint=hint)
     return usable[-1]
 
 
-def _leads_to(base: _Known, seal: Seal) -> bool:
+def leads_to(base: KnownBase, seal: Seal) -> bool:
     """Whether the log goes on from a base backup to a seal without a gap, on the timelines of the seal."""
     if base.system != seal.system or base.start < seal.since or base.stop > seal.lsn:
         return False

@@ -46,6 +46,7 @@ async def rebuild_cluster(view: View, what: Restoring, report: Report | None = N
     check_free(place, replace=what.replace or what.dry_run)
     target = _target(what.options)
     chosen = await choose(view, what.source, target)
+    await what.check_kept([*(index for index, _ in chosen.chain), *chosen.segments.values()])
     reader = await (await view.content()).reading()
     rebuild = _Rebuild(view, what, chosen, target, reader, report)
     return await (rebuild.prove() if what.dry_run else rebuild.run(place))

@@ -88,13 +88,18 @@ class Reader:
 
     async def selected(self, what: Selection, *, limit: int | None = None) -> AsyncIterator[StoredEntry]:
         """Every entry that matches, page by page."""
+        async for page in self.pages(what, limit=limit):
+            for stored in page:
+                yield stored
+
+    async def pages(self, what: Selection, *, limit: int | None = None) -> AsyncIterator[Sequence[StoredEntry]]:
+        """The same as pages, for those who go through many."""
         left = limit
         while left is None or left > 0:
             page = await self._store.select(what, limit=PAGE_ENTRIES if left is None else min(PAGE_ENTRIES, left))
             if not page:
                 return
-            for stored in page:
-                yield stored
+            yield page
             left = None if left is None else left - len(page)
             last = page[-1].index
             what = replace(what, stop=last) if what.newest_first else replace(what, start=last + 1)

@@ -14,10 +14,22 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeVar
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
+
 from ledger.core.acts import DECLARED
 from ledger.core.entry import Entry, decode_entry
 from ledger.core.event import Event, check_event
-from ledger.core.sealing import NONCE_SIZE, Payload, bound_attributes, pseudonym, pseudonym_key, seal, unseal, unsealed
+from ledger.core.sealing import (
+    NONCE_SIZE,
+    Payload,
+    bound_attributes,
+    cipher_of,
+    pseudonym,
+    pseudonym_key,
+    seal,
+    unseal,
+    unsealed,
+)
 from ledger.errors import InvalidRequest, MalformedEvent, Tampered, Unavailable
 from ledger.keyring.data import DataKeys, KeyName, asset_key_name, subject_key_name
 from ledger.keyring.erasures import ERASURE_TYPES, Erasures, of_subject, read_erasures
@@ -320,6 +332,13 @@ class Opener:
         for one in await self.open_many(page):
             yield one
 
+    async def opened_pages(self, pages: AsyncIterator[Sequence[StoredEntry]]) -> AsyncIterator[Opened]:
+        """The same for entries that come page by page (`Reader.pages`). Raises as `open_many`."""
+        async for page in pages:
+            for start in range(0, len(page), OPENED_PAGE):
+                for one in await self.open_many(page[start : start + OPENED_PAGE]):
+                    yield one
+
     async def readable(self, entries: AsyncIterator[StoredEntry]) -> AsyncIterator[Opened]:
         """The same for those who cannot go on without the data: erased entries are `closed`, any other is opened.
 
@@ -357,21 +376,22 @@ async def open_entries(stored: Sequence[StoredEntry], keys: DataKeys | None, era
     keyids = {entry.event.keyid for entry in entries if entry.event.keyid is not None}
     wanted = {keyid for keyid in keyids if keyid not in erasures.erased}
     found: Mapping[str, bytes] = await keys.get_many(wanted) if keys is not None and wanted else {}
+    ciphers = {keyid: cipher_of(key) for keyid, key in found.items()}
     return [
-        _open(one.index, entry, found, erasures) if entry.event.keyid is not None else Opened(one.index, entry)
+        _open(one.index, entry, ciphers, erasures) if entry.event.keyid is not None else Opened(one.index, entry)
         for one, entry in zip(stored, entries, strict=True)
     ]
 
 
-def _open(index: int, entry: Entry, keys: Mapping[str, bytes], erasures: Erasures) -> Opened:
+def _open(index: int, entry: Entry, ciphers: Mapping[str, AESGCMSIV], erasures: Erasures) -> Opened:
     event = entry.event
     assert event.keyid is not None
-    key = keys.get(event.keyid)
-    if key is None:
+    cipher = ciphers.get(event.keyid)
+    if cipher is None:
         closed = Closed.ERASED if event.keyid in erasures.erased else Closed.NO_KEY
         return Opened(index, entry, sealed=True, closed=closed)
     try:
-        payload = unseal(key, event.data or b"", bound_attributes(event))
+        payload = unseal(cipher, event.data or b"", bound_attributes(event))
     except Tampered as error:
         raise Tampered(f"entry {index}: {error.what}", key=f"entry {index}", hint=error.hint) from error
     opened = Entry(unsealed(event, payload), entry.streamversion, entry.recordedtime, entry.actor)

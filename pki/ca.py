@@ -268,7 +268,7 @@ class CertificateAuthority:
                 work.append(Work(token, reference, await self._key(reference, issuing)))
             await self._intend(work, also, ids)
             try:
-                await sign_all(work, self._signing)
+                await sign_all(work, None if len(self._running) == len(work) == 1 else self._signing)
             except Exception as error:
                 for one in work:
                     self._keys.pop(one.reference, None)  # it is opened anew, should its keeper come back

@@ -26,6 +26,7 @@ from pki.hierarchy import Hierarchy, Wish, check_name, proof_of
 from pki.keystore.signing_files import held_key, load_private
 from pki.revocation import found_certificate
 from pki.status.issuers import issuers_in
+from pki.status.named import reason_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,10 @@ class OtherHouses:
             id_ = Certificate.create_id(issuer.authority, f"{certificate.serial_number:040x}")
             known = await self.hierarchy.journal.find(Certificate, id_) is not None
             if not known and signature_holds(certificate, above.public_key()):
-                return [found_certificate(issuer.authority, issuer.generation, certificate, timestamp=now)]
+                journal, index = self.hierarchy.journal, self.hierarchy.index
+                listed = await reason_named(journal, index, issuer, certificate.serial_number)
+                name, number = issuer.authority, issuer.generation
+                return [found_certificate(name, number, certificate, listed=listed, timestamp=now)]
         return []
 
     async def cross_certify(

@@ -17,7 +17,7 @@ from cryptography import x509
 from ledger.core.encoding import decode_base64
 from ledger.errors import Conflict, InvalidRequest, IssuanceRefused, Unavailable
 from pki.access.base import Access, Caller, Permit, Resource, service_permit
-from pki.aggregates.certificate import ABANDONED, Certificate
+from pki.aggregates.certificate import ABANDONED, REVOKED, Certificate
 from pki.aggregates.identity import ACTIVE
 from pki.aggregates.request import APPROVED, ISSUED, ISSUING, SUBMITTED, CertificateRequest, asked_with
 from pki.ca import Order
@@ -296,16 +296,18 @@ class Registration:
         return settled
 
     async def _abandoned(self) -> int:
-        """Requests whose certificate was intended and never signed are as good as approved again."""
+        """Requests whose certificate was intended and never signed are as good as approved again; where somebody has
+        revoked it meanwhile, they have failed."""
         done = 0
         async for name, authority in self._all(ISSUING):
             row = self.index.requests.find(self.index.database, name)
             if row is None or row.state != ISSUING:
                 continue
             certificate = self.index.certificates.find(self.index.database, authority, row.reference)
-            if certificate is not None and certificate.state == ABANDONED:
-                request = await self.load(name)
-                request.fail("its certificate was not signed", again=True, timestamp=self.journal.clock.now())
+            if certificate is not None and certificate.state in (ABANDONED, REVOKED):
+                request, again = await self.load(name), certificate.state == ABANDONED
+                why = "its certificate was not signed" if again else "its certificate was revoked before it was signed"
+                request.fail(why, again=again, timestamp=self.journal.clock.now())
                 await self.journal.save(request, permit=service_permit(ACTOR, "request.recover"))
                 done += 1
         return done

@@ -21,6 +21,7 @@ from pki.access.base import Permit
 from pki.aggregates.certificate import REASONS, Certificate
 from pki.journal import Journal
 from pki.status.issuers import StatusIssuer, issuers_in
+from pki.status.named import ON_HOLD, reason_named
 from pki.views.catalogue import TrustIndex
 
 TRIES_MAX: Final = 4
@@ -133,7 +134,9 @@ class Revocation:
         await self.index.catch_up()
         issuer = self._signer(authority, parsed)
         serial = f"{parsed.serial_number:040x}"
-        meant = found_certificate(authority, issuer.generation, parsed, timestamp=self.journal.clock.now())
+        listed = await reason_named(self.journal, self.index, issuer, parsed.serial_number)
+        now = self.journal.clock.now()
+        meant = found_certificate(authority, issuer.generation, parsed, listed=listed, timestamp=now)
         await self.journal.save(meant, permit=permit)
         return serial
 
@@ -176,9 +179,17 @@ class Revocation:
 
 
 def found_certificate(
-    authority: str, generation: int, certificate: x509.Certificate, *, timestamp: datetime
+    authority: str,
+    generation: int,
+    certificate: x509.Certificate,
+    *,
+    timestamp: datetime,
+    listed: str | None = None,
 ) -> Certificate:
-    """What is recorded of a certificate that was signed without this log: issued, of nobody's profile."""
+    """What is recorded of a certificate that was signed without this log: issued, of nobody's profile.
+
+    `listed`: why it is revoked, from the first on, as a list from elsewhere says (`pki.status.named`).
+    """
     meant = Certificate(
         authority=authority,
         generation=generation,
@@ -196,6 +207,10 @@ def found_certificate(
         timestamp=timestamp,
     )
     meant.issue(encode_base64(certificate.public_bytes(Encoding.DER)), timestamp=timestamp)
+    if listed == ON_HOLD:
+        meant.hold(timestamp=timestamp)
+    elif listed is not None:
+        meant.revoke(listed if listed in REASONS else "unspecified", timestamp=timestamp)
     return meant
 
 

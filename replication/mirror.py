@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from ledger.classification import Classification
 from ledger.content.index import read_digest
-from ledger.content.references import ContentAudit
+from ledger.content.references import ContentAudit, present
 from ledger.core.checkpoint import CHECKPOINT, OpenedCheckpoint, contradicts
 from ledger.core.classification import DEFAULT, Label
 from ledger.core.cosignature import verify_cosignature
@@ -116,6 +116,15 @@ class Mirror:
         """
         await read_digest(self._site.objects, pack_key(pack), pack)
         await self._packs.add([pack])
+        # Removed in between, it was forgotten before it was remembered: should it be sent again, it has to be read.
+        there: set[bytes] = set()
+        try:
+            there = await present(self._site.objects, [pack])
+        finally:
+            if not there:
+                await self._packs.forget([pack])
+        if not there:
+            raise ObjectMissing(pack_key(pack), where=self._site.objects.where)
 
     async def cosigned(self) -> OpenedCheckpoint | None:
         """The last checkpoint it cosigned, as it remembers; None: none yet. Raises Forked, Tampered."""

@@ -48,9 +48,10 @@ def release(
 
     Kept are all points of the retention period, the newest one before it, those that marks stand for, and the last. The
     entries stay, with their proofs. Nothing is released of an asset that is degraded, paused, held, or captured too
-    late: exit code 1. Where nothing was recorded for 30 days, the clock may be wrong, and --yes alone is no yes. What is
-    released is removed by jinshi content collect. jinshi serve does both once a
-    day, and removes a day later what it has released.
+    late: exit code 1. Where nothing was recorded for 30 days, the clock may be wrong, and --yes alone is no yes.
+
+    What is released is removed by jinshi content collect. jinshi serve does both once a day, and removes a day later
+    what it has released.
     """
     if bool(names) == all_:
         raise InvalidRequest("which assets are meant is not said", hint="name them, or give --all")

@@ -59,12 +59,11 @@ class StoreView:
     def size(self) -> int:
         return self._size
 
-    async def entries(
+    def entries(
         self, source: str, *, start: int = 0, subject: str | None = None, event_type: str | None = None
     ) -> AsyncIterator[Opened]:
         what = Selection(start=start, stop=self._size, source=source, subject=subject, type=event_type)
-        async for one in self._opener.opened(self._reader.selected(what)):
-            yield one
+        return self._opener.opened_pages(self._reader.pages(what))
 
     async def newest(self, source: str, event_type: str) -> Opened | None:
         what = Selection(stop=self._size, source=source, type=event_type, newest_first=True)

@@ -18,10 +18,11 @@ def encode_base64(data: bytes) -> str:
 def decode_base64(text: str) -> bytes:
     """The inverse of `encode_base64`, and of nothing else. Raises ValueError."""
     try:
-        data = base64.b64decode(text.encode("ascii"), validate=True)
+        written = text.encode("ascii")
+        data = binascii.a2b_base64(written, strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise ValueError(f"{text[:40]!r} is not base64") from error
-    if encode_base64(data) != text:  # superfluous padding or stray bits at the end
+    if binascii.b2a_base64(data, newline=False) != written:  # superfluous padding or stray bits at the end
         raise ValueError(f"{text[:40]!r} is not base64 as RFC 4648 §4 writes it")
     return data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import iscoroutinefunction
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.errors import JinshiError
@@ -47,10 +49,45 @@ class GuardedApp(Starlette):
 
     def build_middleware_stack(self) -> ASGIApp:
         """See `Starlette`."""
-        app: ASGIApp = self.router
+        app: ASGIApp = _Routed(self.router)
         for cls, args, kwargs in reversed(self.user_middleware):
             app = cls(app, *args, **kwargs)
         return app
+
+
+class _Routed:
+    """A router; what is asked of a path without parameters goes to its route at once, past the look at all of them.
+
+    A route has no middleware of its own here.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._routes: dict[tuple[str, str], Route] = {}
+        for route in router.routes:
+            if isinstance(route, Route) and not route.param_convertors and iscoroutinefunction(route.endpoint):
+                self._routes |= {
+                    (method, route.path): route
+                    for method in route.methods or ()
+                    if _first(router, method, route.path) is route
+                }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = None
+        if scope["type"] == "http" and not scope.get("root_path"):
+            route = self._routes.get((scope["method"], scope["path"]))
+        if route is None:
+            await self._router(scope, receive, send)
+            return
+        scope["route"], scope["path_params"] = route, {}
+        answer: Response = await route.endpoint(Request(scope, receive, send))
+        await answer(scope, receive, send)
+
+
+def _first(router: Router, method: str, path: str) -> Any:
+    """The route that Starlette would take."""
+    scope = {"type": "http", "method": method, "path": path}
+    return next((one for one in router.routes if one.matches(scope)[0] is Match.FULL), None)
 
 
 class Guard:

@@ -7,9 +7,12 @@ it; several at a time, of each of which it gives bytes, or what the job has rais
 from __future__ import annotations
 
 import gc
+import os
+import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from typing import Final
@@ -33,10 +36,22 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     with socket.socket(fileno=int(sys.argv[2])) as connection:
+        threading.Thread(target=_end_with, args=(connection.fileno(),), daemon=True).start()
         try:
             serve(connection, opened)
         except (BrokenPipeError, ConnectionResetError):
             return  # nobody waits for it
+
+
+def _end_with(descriptor: int) -> None:
+    """End this process with the other one, in the middle of a job, too: nobody else would end one that goes on and on.
+
+    Where the other one only closes its side, jobs are done to their end first.
+    """
+    gone = select.poll()
+    gone.register(descriptor, 0)  # that both sides are closed is always told
+    gone.poll()
+    os._exit(0)
 
 
 def serve(connection: socket.socket, opened: Callable[[bytes], Work]) -> None:

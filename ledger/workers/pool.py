@@ -62,8 +62,9 @@ class Workers:
 
     @property
     def ready(self) -> bool:
-        """Whether there is one to give work to: not while the first one starts, or one that has ended does again."""
-        return bool(self._ready)
+        """Whether there is one to give work to: not while the first one starts, or one that has ended does again, nor
+        once they are being ended."""
+        return bool(self._ready) and not self._closed
 
     @property
     def running(self) -> list[int]:
@@ -85,7 +86,7 @@ class Workers:
             Unavailable: there is no worker now, or it ended over this job or one before it.
             RuntimeError: the job failed in another way.
         """
-        if not self._ready:
+        if not self.ready:
             raise Unavailable("no worker process is running", hint="try again")
         if len(job) > SIZE_MAX or len(context) > SIZE_MAX:
             raise InvalidRequest(f"a job of {len(job)} bytes is too large for a worker process")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from eventsourcing.domain import BaseAggregate, CanInitAggregate, CanMutateAggregate, MetaDomainEvent
 
@@ -27,8 +27,20 @@ _LISTED: Final = {
 }
 
 
+class _EventType(MetaDomainEvent):
+    """A frozen dataclass sets its fields one by one, around its own guard: at once takes a quarter of the time."""
+
+    def __call__(self, *args: Any, **fields: Any) -> Any:
+        """An event with these fields. Raises TypeError: they are not its own."""
+        if args or fields.keys() != self.__dataclass_fields__.keys():  # type: ignore[attr-defined]
+            return super().__call__(*args, **fields)
+        made: Any = object.__new__(self)  # type: ignore[arg-type]
+        vars(made).update(fields)
+        return made
+
+
 @dataclass(frozen=True)
-class TrustEvent(CanMutateAggregate[str], metaclass=MetaDomainEvent):
+class TrustEvent(CanMutateAggregate[str], metaclass=_EventType):
     """Something decided about one aggregate. `timestamp` is when, timezone-aware, as the caller's clock said."""
 
     originator_id: str

@@ -2,7 +2,7 @@
 responder that tells of them until the next ceremony.
 
 A list is linted before it is intended; it and its step in the transcript are one append, before it is signed and after.
-Interrupted, the ceremony goes on with the list that it intended.
+Interrupted, the ceremony goes on with the list that it intended, unless that is past its time, or no more the newest.
 """
 
 from __future__ import annotations
@@ -259,8 +259,9 @@ class CeremonyStatus:
         row = self._intended_before(ceremony, issuer, shard)
         if row is not None and row.sha256:
             return _signed(row, await lists.rebuild(row))
-        if row is not None:
+        if row is not None and self._is_still_next(row):
             crl = await journal.load(Crl, Crl.create_id(row.authority, row.generation, shard, row.ordinal))
+            _lint(await lists.tbs(crl, issuer), issuer)
         else:
             crl = await lists.draft(issuer, shard, holds_s=self.script.list_days * DAY_S)
             tbs = await lists.tbs(crl, issuer)
@@ -276,11 +277,17 @@ class CeremonyStatus:
         return _signed(*await lists.sign(crl, issuer, permit=permit, beside=beside))
 
     def _intended_before(self, ceremony: Ceremony, issuer: StatusIssuer, shard: int) -> CrlRow | None:
-        """The list of a series that this ceremony has intended."""
+        """The newest list of a series that this ceremony has intended."""
         index = self.hierarchy.index
         intended = {one.to for one in ceremony.steps if one.what == LIST_INTENDED}
         rows = index.crls.of_series(index.database, issuer.authority, issuer.generation, shard)
         return next((row for row in rows if f"{row.series} number {row.number}" in intended), None)
+
+    def _is_still_next(self, row: CrlRow) -> bool:
+        """Whether a list that was intended is worth its signature: in its time, and none of the series came after."""
+        index = self.hierarchy.index
+        last = index.crls.last(index.database, row.authority, row.generation, row.shard)
+        return last == row and row.next_update > int(self._now().timestamp())
 
     # -- the responder's request --
 

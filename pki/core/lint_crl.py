@@ -18,6 +18,7 @@ from pki.core.crl import ENTRIES_MAX, Issuer
 LIST_SIZE_MAX: Final = 64 * 2**20
 _NUMBER_MAX: Final = 1 << 159
 """RFC 5280 §5.2.3: at most 20 octets."""
+_OF_LISTS: Final = (x509.DeltaCRLIndicator, x509.IssuingDistributionPoint)
 _OF_ENTRIES: Final = (x509.CRLReason, x509.InvalidityDate)
 T = TypeVar("T", bound=x509.ExtensionType)
 
@@ -57,6 +58,20 @@ def must_be_listed_so(crl: x509.CertificateRevocationList, issuer: Issuer, not_a
         raise InvalidRequest(f"the list is refused: {'; '.join(found[:10])}", hint="nothing was signed or taken in")
 
 
+def must_be_of_all_points(crl: x509.CertificateRevocationList) -> None:
+    """That a list is not only of the certificates that name one of several points, as a shard's is.
+
+    Raises InvalidRequest.
+    """
+    scope = _find(crl, x509.IssuingDistributionPoint)
+    if scope is not None and (scope.full_name or scope.relative_name):
+        raise InvalidRequest(
+            "the list is refused: it is not of all certificates of its issuer, but of one distribution point (RFC 5280 "
+            "§5.2.5)",
+            hint="have one list issued of all of them",
+        )
+
+
 def _issuer(it: ListUnderLint) -> Iterator[str]:
     if it.crl.issuer.public_bytes() != it.issuer.name:
         yield "its issuer is not the authority's subject, byte for byte"
@@ -91,6 +106,8 @@ def _whole(it: ListUnderLint) -> Iterator[str]:
         or scope.indirect_crl
     ):
         yield "it is not of all certificates of its issuer"
+    if any(one.critical and not isinstance(one.value, _OF_LISTS) for one in it.crl.extensions):
+        yield "it has a critical extension that is not known here"
 
 
 def _entries(it: ListUnderLint) -> Iterator[str]:
@@ -114,7 +131,7 @@ _RULES: Final[tuple[tuple[str, Callable[[ListUnderLint], Iterator[str]]], ...]] 
     ("RFC 5280 §5.1.2.3, §5.2.1", _issuer),
     ("RFC 5280 §5.2.3", _number),
     ("RFC 5280 §5.1.2.5", _times),
-    ("RFC 5280 §5.2.4, §5.2.5", _whole),
+    ("RFC 5280 §5.2, §5.2.4, §5.2.5", _whole),
     ("RFC 5280 §5.3", _entries),
 )
 

@@ -34,6 +34,8 @@ SERIAL_BYTES: Final = 20
 _VERSION: Final = der.tlv(0xA0, der.integer(2))
 _EXTENSIONS_TAG: Final = 0xA3
 _TRUE: Final = bytes.fromhex("0101ff")
+_SUBJECT_KEY: Final = bytes.fromhex("301d0603551d0e04160414")
+"""A subjectKeyIdentifier of 20 bytes up to those, RFC 5280 §4.2.1.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,8 @@ def make_template(
         der.tlv(
             _EXTENSIONS_TAG,
             der.sequence(
-                encoded(x509.AuthorityKeyIdentifier(issuing.key_identifier, None, None)),
-                encoded(x509.SubjectKeyIdentifier(key_id_of(request.public))),
+                _authority_key(issuing.key_identifier),
+                _SUBJECT_KEY + key_id_of(request.public),
                 _fixed(profile, request.key),
                 _alternative_names(made_names, critical=not list(made_subject)),
                 *(_status(issuing, shard) if profile.status and issuing.settings.status_url else ()),
@@ -241,6 +243,11 @@ def key_usage(profile: Profile, key: SubjectKey) -> x509.KeyUsage:
         raise IssuanceRefused(f"a {key.name} key can have none of the usages of profile {profile.name}")
     every = (*KEY_USAGES.values(), "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
     return x509.KeyUsage(**{one: one in wanted for one in every})
+
+
+@lru_cache(maxsize=1_024)
+def _authority_key(identifier: bytes) -> bytes:
+    return encoded(x509.AuthorityKeyIdentifier(identifier, None, None))
 
 
 def _alternative_names(names: tuple[str, ...], *, critical: bool) -> bytes:

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from cryptography import x509
 
@@ -27,7 +27,9 @@ from pki.issuance.away import context_of, drafted, job_of
 from pki.issuance.generations import Generations
 from pki.issuance.together import Together
 
-TOGETHER_MIN: Final = 1
+T = TypeVar("T")
+
+TOGETHER_MIN: Final = 4
 """How many others have to be on their way for a worker to do it."""
 AHEAD_MAX: Final = 1_024
 """How many templates wait to be asked for; those of requests that were refused are never."""
@@ -52,6 +54,7 @@ class Drafts:
     def __init__(self) -> None:
         self._reading = Together()
         self._making = Together()
+        self._under_way = 0
 
     @property
     def waiting(self) -> int:
@@ -60,12 +63,13 @@ class Drafts:
 
     def told(self, under_way: int) -> None:
         """How many certificates are being issued now."""
+        self._under_way = under_way
 
     async def read(
         self, data: bytes, authority: str = "", profile: Profile | None = None, *, not_after: int | None = None
     ) -> CertificationRequest:
         """As `parse_request`. `authority` and `profile`: by which its template will be asked for, as it stands."""
-        return await self._reading.do(partial(parse_request, data))
+        return await self._done(self._reading, partial(parse_request, data))
 
     async def template(
         self,
@@ -81,7 +85,11 @@ class Drafts:
     ) -> Template:
         """As `linted_template`; one that was made before has a serial and a time of its own."""
         made = partial(linted_template, issuing, profile, request, serial, now=now)
-        return await self._making.do(partial(made, subject=subject, names=names, not_after=not_after))
+        return await self._done(self._making, partial(made, subject=subject, names=names, not_after=not_after))
+
+    async def _done(self, gathering: Together, call: Callable[[], T]) -> T:
+        """What `call` gives; gathered with others where there are any, and at once where there are none."""
+        return await gathering.do(call) if self._under_way or self.waiting else call()
 
 
 class SharedDrafts(Drafts):
@@ -100,13 +108,8 @@ class SharedDrafts(Drafts):
         self.generations = generations
         self._clock = clock
         self._serials = serials
-        self._under_way = 0
         self._contexts: dict[tuple[str, str], tuple[Issuing, Profile, bytes]] = {}
         self._ahead: dict[int, _Ahead] = {}
-
-    def told(self, under_way: int) -> None:
-        """See `Drafts`."""
-        self._under_way = under_way
 
     async def read(
         self, data: bytes, authority: str = "", profile: Profile | None = None, *, not_after: int | None = None

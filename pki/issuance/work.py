@@ -83,15 +83,17 @@ class Work:
         return Issued(self.token.order.authority, self.template.serial, self.der, issuing.given, tuple(self.places))
 
 
-async def sign_all(work: Sequence[Work], signing: Together) -> None:
+async def sign_all(work: Sequence[Work], signing: Together | None) -> None:
     """Sign; on the loop where the key is in this process, some at a time where it is elsewhere.
+
+    `signing` gathers what is to be signed; None: it is one, and there is no other one.
 
     Raises:
         Unavailable: a keeper is gone, or signs wrongly; the rest may be signed or not.
     """
     if all(one.key.local for one in work):
         for one in work:
-            one.assemble(await signing.do(one.sign))
+            one.assemble(one.sign() if signing is None else await signing.do(one.sign))
         return
     await run_bounded(map(_sign, work), parallel=SIGNING_MAX)
 

@@ -272,9 +272,10 @@ class OpenBaoIssuer:
                 hint="wait a minute, then look again",
             )
         now = self._journal.clock.now()
-        taken = found_certificate(self._authority, 0, found[0].certificate, timestamp=now)
+        taken = found_certificate(self._authority, 0, found[0].certificate, listed=reason, timestamp=now)
+        # Commit point: it is no stray from here on, and revoked; `recover` asks the engine again.
         await self._journal.save(taken, permit=permit)
-        await self.revoke(self._authority, serial, reason, permit=permit)
+        await self._engine.revoke(serial)
 
     async def _being_issued(self) -> list[CertificateRequest]:
         rows = self._index.requests.open(self._index.database, ISSUING, after=-1, limit=PAGE_ENTRIES)

@@ -16,6 +16,7 @@ from ledger.core.encoding import decode_base64, encode_base64
 from ledger.errors import InvalidRequest
 from pki.access.base import Permit
 from pki.aggregates.authority import RETIRED, Authority
+from pki.aggregates.base import TrustAggregate
 from pki.aggregates.certificate import HELD, REVOKED
 from pki.aggregates.responder import Responder
 from pki.chains import chain_of
@@ -26,7 +27,9 @@ from pki.core.path_signatures import signature_holds
 from pki.core.subjects import subject_line
 from pki.journal import Journal
 from pki.keystore.base import KeyStore, SigningKey, signed
+from pki.revocation import found_certificate
 from pki.status.issuers import StatusIssuer
+from pki.status.named import reason_named
 from pki.views.catalogue import TrustIndex
 
 RENEW_BEFORE: Final = 3
@@ -99,6 +102,10 @@ class Responders:
                 certificate, algorithm = decode_base64(current.certificate), algorithm_named(current.algorithm)
                 known = current.certificate, await self._opened(current.reference, certificate, algorithm)
                 self._delegated[issuer.name] = known
+            if not issuer.is_here and self._is_revoked(known[1].fingerprint):
+                raise InvalidRequest(
+                    f"the responder of {issuer.name} is revoked", hint="ask for another one: jinshi crl responder"
+                )
             return known[1]
         if not issuer.is_here:
             raise InvalidRequest(f"nobody here can speak for {issuer.name}", hint="its key is kept elsewhere")
@@ -203,17 +210,37 @@ class Responders:
         key = await self.keys.open(responder.unfinished.reference)
         above = x509.load_der_x509_certificate(issuer.certificate)
         usage = extension(certificate, x509.ExtendedKeyUsage)
-        if public_of(certificate) != key.public or not signature_holds(certificate, above.public_key()):
+        signed_by_it = certificate.issuer == above.subject and signature_holds(certificate, above.public_key())
+        if public_of(certificate) != key.public or not signed_by_it:
             raise InvalidRequest(f"{issuer.name} has not signed that certificate for the responder's key that waits")
         if usage is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usage:
             raise InvalidRequest("the certificate is not for signing OCSP answers", hint="give the responder's")
+        await self._must_be_in_force(issuer, certificate)
         not_after = int(certificate.not_valid_after_utc.timestamp())
-        if not_after <= int(self.journal.clock.now().timestamp()):
-            raise InvalidRequest("the responder's certificate has ended", hint="have it certified anew")
-        der = encode_base64(certificate.public_bytes(Encoding.DER))
-        responder.certify(der, not_after, timestamp=self.journal.clock.now())
-        await self.journal.save(responder, permit=permit)
+        der, now = encode_base64(certificate.public_bytes(Encoding.DER)), self.journal.clock.now()
+        responder.certify(der, not_after, timestamp=now)
+        beside: list[TrustAggregate] = []
+        if self.index.certificates.find(self.index.database, issuer.authority, _serial(certificate)) is None:
+            # So that a list that names it has an effect here.
+            beside.append(found_certificate(issuer.authority, issuer.generation, certificate, timestamp=now))
+        await self.journal.save(responder, *beside, permit=permit)
         return not_after
+
+    async def _must_be_in_force(self, issuer: StatusIssuer, certificate: x509.Certificate) -> None:
+        now = self.journal.clock.now()
+        if certificate.not_valid_after_utc <= now:
+            raise InvalidRequest("the responder's certificate has ended", hint="have it certified anew")
+        if certificate.not_valid_before_utc > now:
+            raise InvalidRequest("the responder's certificate has not begun to hold", hint="check the clocks")
+        await self.index.catch_up()
+        row = self.index.certificates.find(self.index.database, issuer.authority, _serial(certificate))
+        gone = row is not None and row.state in (REVOKED, HELD)
+        if gone or await reason_named(self.journal, self.index, issuer, certificate.serial_number) is not None:
+            raise InvalidRequest("the responder's certificate is revoked", hint="have it certified anew")
+
+    def _is_revoked(self, fingerprint: str) -> bool:
+        row = self.index.certificates.by_fingerprint(self.index.database, fingerprint)
+        return row is not None and row.state in (REVOKED, HELD)
 
     @staticmethod
     def _due(responder: Responder, now: int) -> bool:
@@ -242,3 +269,7 @@ class Responders:
             )
             self._open[reference] = known
         return known
+
+
+def _serial(certificate: x509.Certificate) -> str:
+    return f"{certificate.serial_number:040x}"

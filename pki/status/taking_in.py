@@ -22,19 +22,19 @@ from pki.aggregates.authority import Authority
 from pki.aggregates.certificate import HELD, REASONS, REVOKED
 from pki.aggregates.crl import Crl
 from pki.core.crl import applied
-from pki.core.lint_crl import must_be_listed_so, parse_list
+from pki.core.lint_crl import must_be_listed_so, must_be_of_all_points, parse_list
 from pki.core.path_signatures import list_signature_holds, signature_holds
 from pki.journal import Journal
 from pki.revocation import Revocation
 from pki.status.issuers import StatusIssuer, issuers_in
+from pki.status.named import ON_HOLD
 from pki.views.catalogue import TrustIndex
-from pki.views.certificates import RevokedRow
+from pki.views.certificates import CertificateRow, RevokedRow
 
 SIZE_MAX: Final = 40_000
 """Of a list, so that it fits its entry (65,535 bytes): some 900 certificates."""
 NUMBER_MAX: Final = INTEGER_MAX
 """What an event can say (RFC 8785)."""
-ON_HOLD: Final = "certificateHold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,10 @@ class ForeignLists:
         if number > NUMBER_MAX:
             raise InvalidRequest(f"the list has the number {number:,}; the largest here is {NUMBER_MAX:,}")
         last = self.index.crls.last(self.index.database, authority, issuer.generation, 0)
-        if last is not None and number <= last.number:
+        if last is not None and (number <= last.number or begins < last.this_update):
             raise Conflict(
-                f"list {last.number} of {last.series} is there already, and {number} is not newer",
+                f"list {last.number} of {last.series} is there already, and {number} is not newer"
+                + (", by its time" if number > last.number else ""),
                 hint=f"see: jinshi crl list {authority}",
             )
         revoked = await self._revoke(issuer, crl, permit)
@@ -121,6 +122,7 @@ class ForeignLists:
 
     def _times(self, crl: x509.CertificateRevocationList, issuer: StatusIssuer) -> tuple[int, int]:
         must_be_listed_so(crl, issuer.issuer, issuer.not_after)
+        must_be_of_all_points(crl)
         assert crl.next_update_utc is not None, "a list without is refused"
         begins, ends = int(crl.last_update_utc.timestamp()), int(crl.next_update_utc.timestamp())
         now = int(self.journal.clock.now().timestamp())
@@ -131,16 +133,17 @@ class ForeignLists:
         return begins, ends
 
     async def _revoke(self, issuer: StatusIssuer, crl: x509.CertificateRevocationList, permit: Permit) -> list[str]:
-        """What the list names of authorities here."""
+        """What the list names of authorities here, and of all else that this log knows."""
         named = applied(crl, None)
-        revoked: list[str] = []
         for certificate in list(self._of_authorities(issuer)):
-            serial, reason = f"{certificate.serial_number:040x}", named.get(certificate.serial_number)
-            row = self.index.certificates.find(self.index.database, issuer.authority, serial)
-            if reason is None or (row is not None and row.state in (REVOKED, HELD if reason == ON_HOLD else REVOKED)):
-                continue
-            if row is None:
+            if certificate.serial_number in named and self._row(issuer, certificate.serial_number) is None:
                 await self.revocation.take_in(issuer.authority, certificate.public_bytes(Encoding.DER), permit=permit)
+        await self.index.catch_up()
+        revoked: list[str] = []
+        for number, reason in named.items():
+            row, serial = self._row(issuer, number), f"{number:040x}"
+            if row is None or row.state in (REVOKED, HELD if reason == ON_HOLD else REVOKED):
+                continue
             if reason == ON_HOLD:
                 await self.revocation.hold(issuer.authority, serial, permit=permit)
             else:
@@ -148,6 +151,11 @@ class ForeignLists:
                 await self.revocation.revoke(issuer.authority, serial, known, permit=permit)
             revoked.append(serial)
         return revoked
+
+    def _row(self, issuer: StatusIssuer, number: int) -> CertificateRow | None:
+        """What this log has of a certificate of that key, by its serial."""
+        row = self.index.certificates.find(self.index.database, issuer.authority, f"{number:040x}")
+        return row if row is not None and row.generation == issuer.generation else None
 
     def _of_authorities(self, issuer: StatusIssuer) -> Iterator[x509.Certificate]:
         """The certificates of authorities here that the issuer has signed."""

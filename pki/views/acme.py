@@ -57,6 +57,7 @@ class AcmeTables:
     """The tables. Asked on the connection that the index hands out (`Index.database`)."""
 
     version: Final = 1
+    kinds: Final = frozenset({"eab", "account", "order"})
     schema: Final = (
         "CREATE TABLE acme_keys (kid TEXT PRIMARY KEY, state TEXT NOT NULL, holder TEXT NOT NULL,"
         " authority TEXT NOT NULL, profiles TEXT NOT NULL, names TEXT NOT NULL, accounts INTEGER NOT NULL,"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol, runtime_checkable
 
 from pki.journal import Occurred
@@ -23,6 +23,11 @@ class Table(Protocol):
     @property
     def version(self) -> int:
         """Of the schema and of what is folded into it; when it changes, the index is rebuilt."""
+        ...
+
+    @property
+    def kinds(self) -> Collection[str]:
+        """What the ids of the aggregates begin with, before the colon, whose events concern it; others it is spared."""
         ...
 
     def apply(self, database: sqlite3.Connection, occurred: Occurred) -> None:

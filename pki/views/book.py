@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from ledger.errors import InvalidRequest, Malformed
+from ledger.errors import InvalidRequest
 from pki.aggregates.base import TrustAggregate
 from pki.journal import Occurred, recalled, remembered
 
@@ -25,16 +25,13 @@ class Book:
     )
 
     def __init__(self, kinds: Sequence[type[TrustAggregate]]) -> None:
-        self._kinds = {f"{one.create_id_prefix()}:": one for one in kinds}
+        self.kinds: Final = frozenset(one.create_id_prefix() for one in kinds)
         self._aggregates: dict[str, TrustAggregate] = {}
         self._read = 0
 
     def apply(self, database: sqlite3.Connection, occurred: Occurred) -> None:
         """Keep an event of these kinds (`Table`)."""
-        if self._is_ours(occurred.event.originator_id):
-            database.execute(
-                "INSERT INTO book (place, event) VALUES (?, ?)", (occurred.place, remembered(occurred.event))
-            )
+        database.execute("INSERT INTO book (place, event) VALUES (?, ?)", (occurred.place, remembered(occurred.event)))
 
     def catch_up(self, database: sqlite3.Connection) -> None:
         """Take into memory what the index has got since."""
@@ -66,9 +63,3 @@ class Book:
     def all(self, kind: type[A]) -> Iterator[A]:
         """Every one of a kind, in the order they were made."""
         return (one for one in list(self._aggregates.values()) if isinstance(one, kind))
-
-    def _is_ours(self, id_: str) -> bool:
-        prefix, separator, _ = id_.partition(":")
-        if not separator:
-            raise Malformed(f"{id_!r} is no id of the trust service")
-        return prefix + separator in self._kinds

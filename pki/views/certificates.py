@@ -83,14 +83,15 @@ class Standing(NamedTuple):
 class Certificates:
     """The table. Asked on the connection that the index hands out (`Index.database`)."""
 
-    version: Final = 2
+    version: Final = 3
+    kinds: Final = frozenset({"certificate"})
     schema: Final = (
         "CREATE TABLE certificates (authority TEXT NOT NULL, generation INTEGER NOT NULL, serial TEXT NOT NULL,"
         " state TEXT NOT NULL, profile TEXT NOT NULL, subject TEXT NOT NULL, key TEXT NOT NULL,"
         " not_before INTEGER NOT NULL, not_after INTEGER NOT NULL, shard INTEGER NOT NULL, request TEXT NOT NULL,"
         " holder TEXT NOT NULL, fingerprint TEXT NOT NULL, reason TEXT NOT NULL, revoked_at INTEGER NOT NULL,"
-        " invalid_since INTEGER NOT NULL, meant INTEGER NOT NULL, place INTEGER NOT NULL,"
-        " PRIMARY KEY (serial, authority)) WITHOUT ROWID",
+        " invalid_since INTEGER NOT NULL, meant INTEGER PRIMARY KEY, place INTEGER NOT NULL)",
+        "CREATE UNIQUE INDEX certificates_by_serial ON certificates (serial, authority)",
         "CREATE INDEX certificates_by_key ON certificates (key)",
         "CREATE INDEX certificates_by_holder ON certificates (holder, profile)",
         "CREATE INDEX certificates_by_request ON certificates (request)",
@@ -111,13 +112,12 @@ class Certificates:
 
     def fold(self, database: sqlite3.Connection, batch: Sequence[Occurred]) -> None:
         """The same for several (`BatchTable`): what is intended and issued among them is written once."""
-        meant: dict[tuple[str, str], list[Any]] = {}
+        meant: dict[str, list[Any]] = {}
         for occurred in batch:
-            if not occurred.name.startswith("certificate."):
-                continue
+            id_ = occurred.event.originator_id
             if occurred.name == "certificate.intended.v1":
-                meant[_key(occurred)] = _row_of(occurred)
-            elif occurred.name == "certificate.issued.v1" and (row := meant.get(_key(occurred))) is not None:
+                meant[id_] = _row_of(occurred)
+            elif occurred.name == "certificate.issued.v1" and (row := meant.get(id_)) is not None:
                 row[_STATE], row[_FINGERPRINT], row[_PLACE] = ISSUED, _fingerprint(occurred), occurred.place
             else:
                 self._insert(database, meant)
@@ -143,7 +143,7 @@ class Certificates:
                 _end(database, occurred)
 
     @staticmethod
-    def _insert(database: sqlite3.Connection, meant: dict[tuple[str, str], list[Any]]) -> None:
+    def _insert(database: sqlite3.Connection, meant: dict[str, list[Any]]) -> None:
         database.executemany(_INSERT, meant.values())
         meant.clear()
 

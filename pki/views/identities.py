@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pki.aggregates.identity import ACTIVE, SUSPENDED, WITHDRAWN
+from pki.aggregates.identity import ACTIVE, KINDS, SUSPENDED, WITHDRAWN
 from pki.journal import Occurred
 
 _COLUMNS = "id, kind, name, title, organisation, state, reason, names, vetter, vetted_until, place"
@@ -35,6 +35,7 @@ class Identities:
     """The table. Asked on the connection that the index hands out."""
 
     version: Final = 1
+    kinds: Final = frozenset(KINDS)
     schema: Final = (
         "CREATE TABLE identities (id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, title TEXT NOT NULL,"
         " organisation TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, names TEXT NOT NULL,"

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from ledger.errors import StoreUnavailable
+from ledger.errors import Malformed, StoreUnavailable
 from pki.journal import Journal, Occurred
 from pki.views.base import BatchTable, Table
 from pki.views.book import Book
@@ -162,11 +162,16 @@ class Index:
         try:
             start = self._position(database)  # another process may have folded some of them
             new = [occurred for occurred in batch if occurred.place >= start]
+            kinds = [_kind_of(occurred) for occurred in new]
+            there = set(kinds)
             for table in self._tables:  # none looks at another one's rows
+                if there.isdisjoint(table.kinds):
+                    continue
+                its = [one for one, kind in zip(new, kinds, strict=True) if kind in table.kinds]
                 if isinstance(table, BatchTable):
-                    table.fold(database, new)
+                    table.fold(database, its)
                 else:
-                    for occurred in new:
+                    for occurred in its:
                         table.apply(database, occurred)
             if reached > start:
                 database.execute("UPDATE reached SET size = ?", (reached,))
@@ -174,3 +179,12 @@ class Index:
         except BaseException:
             database.execute("ROLLBACK")
             raise
+
+
+def _kind_of(occurred: Occurred) -> str:
+    """What the id of its aggregate begins with. Raises Malformed."""
+    id_ = occurred.event.originator_id
+    kind, separator, _ = id_.partition(":")
+    if not separator:
+        raise Malformed(f"{id_!r} is no id of the trust service")
+    return kind

@@ -53,15 +53,15 @@ class RequestRow:
 class Requests:
     """The table, and that of the notices. Asked on the connection that the index hands out."""
 
-    version: Final = 1
+    version: Final = 2
+    kinds: Final = frozenset({"certificate", "request", "notice"})
     schema: Final = (
-        "CREATE TABLE requests (name TEXT PRIMARY KEY, state TEXT NOT NULL, requester TEXT NOT NULL,"
+        "CREATE TABLE requests (name TEXT NOT NULL UNIQUE, state TEXT NOT NULL, requester TEXT NOT NULL,"
         " authority TEXT NOT NULL, profile TEXT NOT NULL, profile_version INTEGER NOT NULL, holder TEXT NOT NULL,"
         " key TEXT NOT NULL, subject TEXT NOT NULL, names TEXT NOT NULL, renews TEXT NOT NULL,"
         " required INTEGER NOT NULL, approved INTEGER NOT NULL, role TEXT NOT NULL, expires INTEGER NOT NULL,"
         " begun_at INTEGER NOT NULL, reference TEXT NOT NULL, serial TEXT NOT NULL, reason TEXT NOT NULL,"
-        " submitted_at INTEGER NOT NULL, place INTEGER NOT NULL) WITHOUT ROWID",
-        "CREATE UNIQUE INDEX requests_by_place ON requests (place)",
+        " submitted_at INTEGER NOT NULL, place INTEGER PRIMARY KEY)",
         "CREATE INDEX requests_by_holder ON requests (holder, place)",
         "CREATE INDEX requests_open ON requests (state, place) WHERE state IN ('submitted', 'approved', 'issuing')",
         "CREATE INDEX requests_renewing ON requests (renews) WHERE renews <> ''",
@@ -203,7 +203,7 @@ def _row_of(occurred: Occurred) -> list[Any]:
     state = SUBMITTED if data["approvals"] else ISSUING if data["reference"] else APPROVED
     return [
         *(data["name"], state, data["requester"], data["authority"], data["profile"], data["profile_version"]),
-        *(data["holder"], data["key"], json.dumps(data["subject"]), json.dumps(data["names"]), data["renews"]),
+        *(data["holder"], data["key"], _text(data["subject"]), _text(data["names"]), data["renews"]),
         *(data["approvals"], 0, data["role"], data["expires"], at, data["reference"], "", "", at, occurred.place),
     ]
 
@@ -213,9 +213,14 @@ def _row_with(occurred: Occurred) -> list[Any]:
     data, asked, at = occurred.data, occurred.data["asked"], _seconds(occurred)
     return [
         *(data["request"], ISSUING, asked["requester"], data["authority"], data["profile"], data["profile_version"]),
-        *(data["holder"], data["key"], json.dumps(asked["subject"]), json.dumps(asked["names"]), asked["renews"]),
+        *(data["holder"], data["key"], _text(asked["subject"]), _text(asked["names"]), asked["renews"]),
         *(0, 0, "", asked["expires"], at, data["serial"], "", "", at, occurred.place),
     ]
+
+
+def _text(value: object) -> str:
+    """As JSON; most often a request leaves it to its CSR."""
+    return "null" if value is None else json.dumps(value)
 
 
 def _certificate(occurred: Occurred) -> tuple[str, str]:

@@ -64,6 +64,7 @@ class Crls:
     """The table of lists."""
 
     version: Final = 1
+    kinds: Final = frozenset({"crl"})
     schema: Final = (
         "CREATE TABLE crls (authority TEXT NOT NULL, generation INTEGER NOT NULL, shard INTEGER NOT NULL,"
         " ordinal INTEGER NOT NULL, number INTEGER NOT NULL, this_update INTEGER NOT NULL,"
@@ -147,6 +148,7 @@ class Batches:
     """The table of batches of answers."""
 
     version: Final = 1
+    kinds: Final = frozenset({"ocspbatch"})
     schema: Final = (
         "CREATE TABLE batches (authority TEXT NOT NULL, generation INTEGER NOT NULL, ordinal INTEGER NOT NULL,"
         " since INTEGER NOT NULL, at INTEGER NOT NULL, this_update INTEGER NOT NULL, next_update INTEGER NOT NULL,"

@@ -22,6 +22,7 @@ from tests.support.openbao import OpenBao, openbao
 from tests.support.trust import SetClock, TrustBench, trust_bench
 from tests.support.trust_authorities import CITY, city_authority
 from tests.support.trust_registration import FIRST, HOLDER, MAKER, Desk, csr, desk
+from tests.unit.test_trust_hierarchy import StopsAt
 
 PROVINCE = "province"
 
@@ -190,6 +191,8 @@ async def test_what_the_engine_signed_while_we_crashed_is_taken_in(outside: tupl
     assert (found.certificate, found.request) == (x509.load_der_x509_certificate(stray), "")
     with pytest.raises(InvalidRequest, match="no stray"):
         await place.issuer.revoke_stray(rows[0].serial, "superseded", permit=bench.permit())
+    # Recorded, it is no stray any more: then it is revoked, whatever happens next.
+    place.issuer._journal = replace(bench.journal, appending=StopsAt(bench.sequencer, 2, after=False))
     await place.issuer.revoke_stray(found.serial, "privilegeWithdrawn", permit=bench.permit())
     assert [one async for one in place.issuer.strays()] == []
     assert found.serial in await engine.revoked()

@@ -29,7 +29,7 @@ from tests.support.captured_cluster import (
     reachable_directory,
     restored_server,
 )
-from tests.support.captured_postgres import ASSET, PlainView, pgbench, sql, working
+from tests.support.captured_postgres import ASSET, PlainView, drop_slot, pgbench, sql, working
 from tests.support.disks import small_disk
 from tests.support.postgres import USER, PostgresServer, machine_binaries, wheel_binaries
 
@@ -229,12 +229,12 @@ async def test_a_dropped_slot_is_made_again_and_a_hole_is_said_and_backed_up_ove
     async with protected(min_wal_size="32MB", max_wal_size="32MB") as one:
         await one.once()
         slot = sql(one.server, "SELECT slot_name FROM pg_replication_slots")[0][0]
-        sql(one.server, f"SELECT pg_drop_replication_slot('{slot}')")
+        drop_slot(one.server, slot)
         sql(one.server, "CREATE TABLE t (n int)")
         captured = await one.once()
         assert not captured.problems, "the server still had it"
         assert captured.counts["base backups"] == 0
-        sql(one.server, f"SELECT pg_drop_replication_slot('{slot}')")
+        drop_slot(one.server, slot)
         write_log(one.server, 12)
         sql(one.server, "CHECKPOINT", "CHECKPOINT", "INSERT INTO t VALUES (1)")
         after = await one.once()

@@ -27,6 +27,7 @@ from tests.support.captured_postgres import (
     Recording,
     connect,
     contents,
+    drop_slot,
     recording,
     schema_of,
     source_of,
@@ -52,8 +53,8 @@ def database(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator
     name = f"数据 {request.node.originalname}"[:40]
     sql(server, f'CREATE DATABASE "{name}"')
     yield name
-    for (slot,) in sql(server, "SELECT slot_name FROM pg_replication_slots WHERE NOT active"):
-        sql(server, f"SELECT pg_drop_replication_slot('{slot}')")
+    for (slot,) in sql(server, "SELECT slot_name FROM pg_replication_slots"):
+        drop_slot(server, slot)
     databases = sql(server, "SELECT datname FROM pg_database WHERE datname <> 'postgres' AND NOT datistemplate")
     for (other,) in databases:
         sql(server, f'DROP DATABASE "{other}" WITH (FORCE)')
@@ -150,7 +151,7 @@ async def test_a_lost_slot_is_never_a_silent_hole(server: PostgresServer, databa
     sql(server, "CREATE TABLE t (id int PRIMARY KEY)", database=database)
     await ledger.capture(source_of(server, database)).once()
     ((slot,),) = sql(server, f"SELECT slot_name FROM pg_replication_slots WHERE database = '{database}'")
-    sql(server, f"SELECT pg_drop_replication_slot('{slot}')")
+    drop_slot(server, slot)
     sql(server, "INSERT INTO t VALUES (1)", database=database)
     with pytest.raises(CaptureFailed, match=r"is gone; what was committed after .* cannot be read any more"):
         await ledger.capture(source_of(server, database)).once()

@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.core import canonical
+from ledger.core import entry as entries_module
 from ledger.core.canonical import NESTING_MAX, JsonValue, canonicalize, is_canonical, parse_canonical, parse_json
 from ledger.core.entry import ENTRY_SIZE_MAX, Entry, decode_entry, encode_entry, encode_event, same_event
 from ledger.core.event import Event, event_time_us, format_time, parse_event
 from ledger.errors import EntryTooLarge, Malformed
-from tests.support.strategies import CHARACTERS, TEXTS, entries, events, json_texts, json_values
+from tests.support.examples import entry_examples
+from tests.support.strategies import CHARACTERS, TEXTS, entries, events, json_texts, json_values, mutations
 
 RECORDED = "2026-11-24T00:00:00.000000Z"
 
@@ -81,6 +83,74 @@ def test_an_entry_is_decoded_to_what_was_encoded(entry: Entry) -> None:
     assert encode_entry(decoded) == data  # tells true from 1, which compare equal
     value = parse_canonical(data, nesting_max=NESTING_MAX + 1)
     assert rfc8785.dumps(value) == data
+
+
+USUAL = [
+    encode_entry(Entry(event, 7, RECORDED, "oidc:王"))
+    for event in (
+        Event("1", "urn:s", "t.v1", subject="石", time=RECORDED, data=b'{"a":[1,{"dataref":"x","id":"y"}],"b":null}'),
+        Event("2", "urn:s", "t.v1", time="2026-11-24T08:00:00+08:00", data=b'"x"', dataref="https://x/"),
+        Event("3", "urn:s", "t.v1", subject="s", time=RECORDED, data=b"\xff\0", keyid="k"),
+        Event("4", "urn:s", "t.v1", time=RECORDED, data=b"", dataref="https://x/", keyid="k"),
+    )
+]
+
+
+def usually(data: bytes) -> bool:
+    """Whether the fast way takes it for an entry; then it is the one that the rules make of it."""
+    found = entries_module._usual(data)
+    assert found is None or repr(found) == repr(entries_module._decode(data))
+    return found is not None
+
+
+@settings(max_examples=600)
+@given(mutations([*USUAL, *entry_examples()]))
+def test_the_fast_way_to_an_entry_says_yes_only_where_the_rules_do(data: bytes) -> None:
+    usually(data)
+
+
+@given(entries())
+def test_the_fast_way_takes_an_entry_apart_as_the_rules_do(entry: Entry) -> None:
+    usually(encode_entry(entry))
+
+
+@pytest.mark.parametrize("usual", USUAL)
+def test_whatever_byte_is_cut_out_put_in_or_changed_both_ways_agree(usual: bytes) -> None:
+    for place in range(len(usual) + 1):
+        usually(usual[:place])
+        usually(usual[:place] + usual[place + 1 :])
+        for byte in b'",:{}[]\\.09aZ =\x00\x1f\x7f\x80\xc2\xff':
+            usually(usual[:place] + bytes([byte]) + usual[place:])
+            usually(usual[:place] + bytes([byte]) + usual[place + 1 :])
+
+
+def test_most_entries_are_taken_the_fast_way() -> None:
+    assert all(map(usually, USUAL))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"data":"x"', b'"data":"x","dataref":"y"'), (b'"data":"x"', b'"data":"x","data":"x"'),
+        (b'"data":"x"', b'"data":1.5'), (b'"data":"x"', b'"data":1,"b":2'), (b'"data":"x"', b'"data":9007199254740992'),
+        (b'"data":"x"', b'"data_base64":"MQ=="'), (b'"data":"x"', b'"data_base64":"eA="'),
+        (b'"data":"x"', b'"data":' + b"[" * 101 + b"]" * 101), (b'"data":"x"', b'"data":"\\u0041"'),
+        (b'"id":"2"', b'"id":"2","keyid":"k"'), (b'"id":"2"', b'"id":""'),
+        (b'"id":"2"', b'"id":"\xc2\x85"'), (b'"id":"2"', b'"id":"\xed\xa0\x80"'), (b'"id":"2"', b'"id":"\\n"'),
+        (b'"urn:s"', b'"urn: s"'), (b'"urn:s"', b'"urn:\xe3\x80\x80s"'), (b'"time":"2026', b'"time":"2O26'),
+        (b'"recordedtime":"2026-11', b'"recordedtime":"2026-13'),
+        (b'"recordedtime":"2026-11', b'"recordedtime":"2026-1\xd9\xa1'),
+        (b'"https://x/"', b'"\x01"'), (b'"https://x/"', b'""'), (b'"https://x/"', b'"\x7f"'), (b'"1.0"', b'"1x0"'),
+        (b'"https://x/"', b'"\\u0041"'), (b'"https://x/"', b'"x","dataref":"y"'), (b'"oidc:', b'"\x01oidc:'),
+        (b'"streamversion":7', b'"streamversion":07'), (b'"streamversion":7', b'"streamversion":9007199254740992'),
+    ],
+)  # fmt: skip
+def test_the_fast_way_is_not_sure_of_what_is_no_entry(old: bytes, new: bytes) -> None:
+    other = USUAL[1].replace(old, new, 1)
+    assert other != USUAL[1]
+    assert not usually(other)
+    with pytest.raises(Malformed):
+        decode_entry(other)
 
 
 @given(entries())

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from tests.support.postgres import USER, PostgresServer, private_postgres
 
 ASSET = "urn:jinshi:asset:db"
 PAGE = 512
+SLOT_TIMEOUT_S = 30.0
 _NAMES = """
 SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_|^information_schema$' ORDER BY 1
@@ -139,6 +141,15 @@ def sql(server: PostgresServer, *statements: str, database: str = "postgres") ->
         for statement in statements:
             cursor = connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []
+
+
+def drop_slot(server: PostgresServer, slot: object) -> None:
+    """Drop a replication slot once the server has let go of whoever read from it, which takes it a moment."""
+    deadline = time.monotonic() + SLOT_TIMEOUT_S
+    while sql(server, f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}' AND active"):
+        assert time.monotonic() < deadline, f"slot {slot} is still read from"
+        time.sleep(0.05)
+    sql(server, f"SELECT pg_drop_replication_slot('{slot}')")
 
 
 def connect(server: PostgresServer, database: str = "postgres") -> psycopg.Connection[tuple[object, ...]]:

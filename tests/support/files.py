@@ -45,12 +45,11 @@ class StoreView:
     def size(self) -> int:
         return 2**62 if self.stop is None else self.stop
 
-    async def entries(
+    def entries(
         self, source: str, *, start: int = 0, subject: str | None = None, event_type: str | None = None
     ) -> AsyncIterator[Opened]:
         what = Selection(source=source, start=start, stop=self.stop, subject=subject, type=event_type)
-        async for one in self.opener.opened(Reader(self.store, MemoryObjectStore()).selected(what)):
-            yield one
+        return self.opener.opened_pages(Reader(self.store, MemoryObjectStore()).pages(what))
 
     async def newest(self, source: str, event_type: str) -> Opened | None:
         what = Selection(source=source, type=event_type, stop=self.stop, newest_first=True)

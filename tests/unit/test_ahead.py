@@ -12,13 +12,14 @@ import pytest
 
 from ledger.core.classification import Label
 from ledger.core.manifest import PACKS, Dataref, pack_key
-from ledger.errors import OverQuota, StoreUnavailable, Tampered
+from ledger.errors import ObjectMissing, OverQuota, StoreUnavailable, Tampered
 from ledger.store.base import ObjectStore, Stored, Tag
 from ledger.store.forwarding import ForwardingObjectStore
 from replication import ahead as rooms
 from replication.ahead import RECENT_MAX, Ahead, Written
 from replication.collect import GRACE_DAYS
 from replication.follower import Follower
+from replication.packs import VerifiedPacks
 from replication.quota import Quota
 from replication.site import Site, describe_anew, read_description
 from restore.fetch import verify_site
@@ -264,3 +265,29 @@ async def test_nothing_goes_where_there_is_no_room(sites: Sites) -> None:
         await settled(near, packs)
     assert isinstance(near.problem, OverQuota)
     assert not sites.stores[NEAR].asked["put pack"]
+
+
+async def test_a_pack_that_is_collected_while_it_is_read_back_is_not_remembered_as_read(sites: Sites) -> None:
+    """Sent again, it would be cosigned unread."""
+    near, place = sites.ahead(NEAR), sites.replicas.places[NEAR]
+    await sites.replicas.publish()
+    await sites.replicas.replicate(NEAR)
+    async with running(near):
+        packs = await refer(sites.replicas, noise(12, 20_000))
+        await settled(near, packs)
+    mirror = sites.replicas.mirror(NEAR)
+    await mirror.collect()
+    sites.replicas.clock.advance(GRACE_DAYS * 86_400)
+    (pack,) = packs.packs
+
+    class Collecting(ForwardingObjectStore):
+        async def get(self, key: str) -> Stored:
+            stored = await super().get(key)
+            if key == pack_key(pack):
+                assert (await mirror.collect()).removed
+            return stored
+
+    reading = sites.replicas.mirror(NEAR, objects=Collecting(place.objects))
+    with pytest.raises(ObjectMissing):
+        await reading.read_ahead(pack)
+    assert not await VerifiedPacks(place.memory).known([pack])

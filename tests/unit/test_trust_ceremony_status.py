@@ -195,3 +195,29 @@ async def test_killed_at_any_step_it_is_revoked_and_listed_once(step: int, after
         request = hashlib.sha256(at.files["responder.csr"]).hexdigest()
         issued = index.certificates.by_request(index.database, f"ceremony:lists-2027:{request}")
         assert [row.state for row in issued if row.state == "issued"] == ["issued"]
+
+
+@pytest.mark.parametrize("meanwhile", ["another ceremony", "half a year"])
+async def test_gone_on_with_too_late_it_signs_no_list_that_is_past_its_time_or_older_than_another(
+    meanwhile: str, tmp_path: Path
+) -> None:
+    async with trust_bench() as bench:
+        at = await vault(bench, tmp_path)
+        shares, index = [at.room.shares[name] for name in ("li", "zhang")], bench.index
+        for step in (8, 4):  # before the list is signed; then, gone on with, before the one that it intends anew is
+            killed = replace(bench.journal, appending=StopsAt(bench.sequencer, step, after=False))
+            with pytest.raises(Unavailable):
+                await at.ceremony(journal=killed).run(shares, at.room.give, permit=bench.permit())
+            number = 0
+            if meanwhile == "another ceremony":
+                other = at.script.replace("lists-2027", f"lists-{step}").split("revoke:")[0] + "crl: {days: 90}\n"
+                number = (await at.room.run(other, {}, "wang", "zhang")).lists[0].number
+            else:
+                bench.clock.pass_s(181 * DAY_S)
+        (signed,) = (await at.run()).lists
+        assert signed.number > number
+        assert signed.next_update > bench.clock.now().timestamp()
+        newest = await at.newest()
+        assert newest.public_bytes(Encoding.DER) == signed.der
+        assert applied(newest, None) == {at.city.serial_number: "keyCompromise"}
+        assert index.book.get(Ceremony, "ceremony:lists-2027").steps[-1].what == "list signed"

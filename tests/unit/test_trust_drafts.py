@@ -21,7 +21,7 @@ from pki.core.builtin import BUILTIN
 from pki.core.request import parse_request
 from pki.core.template import SERIAL_BYTES
 from pki.issuance.away import ENTRY
-from pki.issuance.drafts import Drafts, SharedDrafts
+from pki.issuance.drafts import TOGETHER_MIN, Drafts, SharedDrafts
 from pki.issuance.generations import Generations
 from tests.support.trust import TrustBench, trust_bench
 from tests.support.trust_authorities import CITY, city_authority
@@ -38,7 +38,7 @@ async def drafting(bench: TrustBench) -> AsyncIterator[tuple[SharedDrafts, Worke
     await city_authority(bench)
     async with Workers(ENTRY, on_fault=faults.append, restart_after_s=0.01) as workers:
         drafts = SharedDrafts(workers, Generations(bench.index.book), bench.clock, serials=lambda: SERIAL)
-        drafts.told(1)
+        drafts.told(TOGETHER_MIN)
         workers.start()
         await until_ready(workers)
         yield drafts, workers, faults

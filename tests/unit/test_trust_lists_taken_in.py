@@ -26,6 +26,7 @@ from tests.support.trust_authorities import CITY, ROOT, ROOT_DAYS, ca_certificat
 from tests.support.trust_status import StatusBench, status_bench, told
 
 VAULT = "vault"
+_NO_SCOPE = (False, False, None, False, False)
 
 
 async def vaulted(bench: TrustBench) -> x509.Certificate:
@@ -61,6 +62,12 @@ def a_list(bench: TrustBench, number: int, revoked: dict[int, x509.ReasonFlags],
     )
     if "delta" in other:
         builder = builder.add_extension(x509.DeltaCRLIndicator(1), critical=True)
+    if "point" in other:
+        scope = [x509.UniformResourceIdentifier(other["point"])]
+        builder = builder.add_extension(x509.IssuingDistributionPoint(scope, None, *_NO_SCOPE), critical=True)
+    if "unknown" in other:
+        strange = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+        builder = builder.add_extension(strange, critical=True)
     for serial, reason in revoked.items():
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
         builder = builder.add_revoked_certificate(entry.add_extension(x509.CRLReason(reason), critical=False).build())
@@ -125,6 +132,7 @@ async def test_what_is_no_list_of_that_authority_now_is_refused_and_changes_noth
             (a_list(bench, 8, named, by="province", issuer="Province"), "province", InvalidRequest, "kept here"),
             (a_list(bench, 8, named, issuer="Other"), VAULT, InvalidRequest, "byte for byte"),
             (a_list(bench, 8, named, delta=True), VAULT, InvalidRequest, "it is a delta"),
+            (a_list(bench, 8, named, unknown=True), VAULT, InvalidRequest, "a critical extension"),
             (a_list(bench, 8, named, late=-301), VAULT, InvalidRequest, "past its time"),
             (a_list(bench, 8, named, late=1), VAULT, InvalidRequest, "not yet in it"),
             (a_list(bench, 8, named, days=9_000), VAULT, InvalidRequest, "holds longer"),
@@ -163,14 +171,22 @@ async def test_of_such_an_authority_ocsp_knows_what_was_taken_in_and_nothing_els
             asked = format_ocsp_request([issuer.hashes.cert_id("sha256", f"{serial:040x}")], None)
             said[serial] = told((await status.live.ocsp(asked)).data)
         assert said == {province.serial_number: "good", 4_711: "unknown"}
+        # Named by a list itself, the responder answers no more; the next key is asked for.
+        assert (await taken(status, a_list(bench, 7, {99: _LOST}))).revoked == (f"{99:040x}",)
+        with pytest.raises(InvalidRequest, match="responder of vault-1 is revoked"):
+            await responders.signer(issuer)
+        another = x509.load_der_x509_csr(await responders.request(issuer, permit=bench.permit()))
+        assert another.public_key() != request.public_key()
 
 
-def _responder(bench: TrustBench, request: x509.CertificateSigningRequest, root: Any, usage: Any) -> x509.Certificate:
-    now = bench.clock.now()
+def _responder(
+    bench: TrustBench, request: x509.CertificateSigningRequest, root: Any, usage: Any, **other: Any
+) -> x509.Certificate:
+    now = bench.clock.now() + timedelta(days=other.get("late", 0))
     builder = (
         x509.CertificateBuilder()
         .subject_name(request.subject)
-        .issuer_name(name_of("Vault"))
+        .issuer_name(name_of(other.get("issuer", "Vault")))
         .public_key(request.public_key())
         .serial_number(99)
         .not_valid_before(now)
@@ -179,3 +195,71 @@ def _responder(bench: TrustBench, request: x509.CertificateSigningRequest, root:
         .add_extension(x509.OCSPNoCheck(), critical=False)
     )
     return builder.sign(root.private, SHA256())
+
+
+async def test_what_it_names_of_others_that_are_known_here_is_revoked_too() -> None:
+    """Or the responder would call good what the list published beside it calls revoked."""
+    async with status_bench() as status:
+        bench = status.bench
+        await vaulted(bench)
+        root, other = key_of(P256, VAULT), key_of(P256, "other")
+        der = ca_certificate(bench, name_of("Other"), other, name_of("Vault"), root, days=900, path_length=0)
+        serial = await status.revocation.take_in(VAULT, der, permit=bench.permit())
+        taken_in = await taken(status, a_list(bench, 7, {int(serial, 16): _LOST, 4_711: _LOST}))
+        assert taken_in.revoked == (serial,)
+        row = bench.index.certificates.find(bench.index.database, VAULT, serial)
+        assert row is not None
+        assert (row.state, row.reason) == ("revoked", "cACompromise")
+
+
+async def test_a_list_of_some_points_only_or_older_than_the_last_is_refused() -> None:
+    async with status_bench() as status:
+        bench = status.bench
+        await vaulted(bench)
+        with pytest.raises(InvalidRequest, match="not of all certificates"):
+            await taken(status, a_list(bench, 7, {}, point="http://status.example/vault-1-1.crl"))
+        await taken(status, a_list(bench, 7, {}))
+        with pytest.raises(Conflict, match="not newer"):
+            await taken(status, a_list(bench, 8, {}, late=-1))
+
+
+async def test_a_responder_that_is_another_issuers_not_yet_valid_or_revoked_does_not_answer() -> None:
+    async with status_bench() as status:
+        bench = status.bench
+        await vaulted(bench)
+        issuer, root = issuer_in(bench.index.book, VAULT, 1), key_of(P256, VAULT)
+        responders, usage = status.rounds.responders, ExtendedKeyUsageOID.OCSP_SIGNING
+        request = x509.load_der_x509_csr(await responders.request(issuer, permit=bench.permit()))
+        for other, why in (({"issuer": "Other"}, "has not signed"), ({"late": 1}, "not begun")):
+            certificate = _responder(bench, request, root, usage, **other)
+            with pytest.raises(InvalidRequest, match=why):
+                await responders.take_in(issuer, certificate, permit=bench.permit())
+        await taken(status, a_list(bench, 7, {99: _LOST}))
+        certificate = _responder(bench, request, root, usage)
+        with pytest.raises(InvalidRequest, match="revoked"):
+            await responders.take_in(issuer, certificate, permit=bench.permit())
+
+
+async def test_what_the_last_list_names_is_revoked_from_the_first_when_it_turns_up_here() -> None:
+    async with status_bench() as status:
+        bench = status.bench
+        await vaulted(bench)
+        root, rows = key_of(P256, VAULT), []
+        for number, reason in ((7, _LOST), (8, x509.ReasonFlags.certificate_hold)):
+            der = ca_certificate(
+                bench,
+                name_of("Other"),
+                key_of(P256, f"other {number}"),
+                name_of("Vault"),
+                root,
+                days=900,
+                path_length=0,
+            )
+            await taken(status, a_list(bench, number, {x509.load_der_x509_certificate(der).serial_number: reason}))
+            serial = await status.revocation.take_in(VAULT, der, permit=bench.permit())
+            await bench.index.catch_up()
+            rows.append(bench.index.certificates.find(bench.index.database, VAULT, serial))
+        assert [(row.state, row.reason) for row in rows if row] == [
+            ("revoked", "cACompromise"),
+            ("held", "certificateHold"),
+        ]

@@ -86,9 +86,17 @@ async def test_without_an_id_the_request_stands_in_the_intent_and_goes_on_under_
         again = await made.registration.find("left-behind")
         assert (again.state, again.requester) == ("issued", MAKER.actor)
         assert again.serial not in (issued.serial, left["serial"])
+        # A third time; and before the request was looked at, somebody revoked what was never signed.
+        left |= {"serial": "0" * 38 + "2b", "request": "revoked", "timestamp": bench.clock.now()}
+        revoked = Certificate(**left)
+        revoked.abandon("left behind by a crash", timestamp=bench.clock.now())
+        revoked.revoke("superseded", timestamp=bench.clock.now())
+        await bench.journal.save(revoked, permit=bench.permit())
+        assert await made.registration.recover() == 1, "nobody waits for it for ever"
+        assert (await made.registration.find("revoked")).state == "failed"
         folded = TrustIndex(bench.journal, None)
         await folded.catch_up()
-        for name in (issued.name, "left-behind"):
+        for name in (issued.name, "left-behind", "revoked"):
             assert folded.requests.find(folded.database, name) == bench.index.requests.find(bench.index.database, name)
         folded.close()
 

@@ -89,16 +89,18 @@ async def test_none_is_left_when_the_pool_is_closed_or_its_process_killed() -> N
         assert await workers.do(b"c", b"well") == b"c: well"
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE)  # noqa: ASYNC220
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    parent.kill()
-    parent.communicate()
-    await until(lambda: not _runs(child))
+    for jobs in ((), ("hang",)):  # also one that is at something that does not end
+        parent = subprocess.Popen([sys.executable, "-c", _PARENT, *jobs], stdout=subprocess.PIPE)  # noqa: ASYNC220
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        await asyncio.sleep(0.2 * len(jobs))
+        parent.kill()
+        parent.communicate()
+        await until(lambda child=child: not _runs(child))  # type: ignore[misc]
 
 
 _PARENT = f"""
-import asyncio
+import asyncio, sys
 from ledger.workers.pool import Workers
 async def main():
     async with Workers({ENTRY!r}) as workers:
@@ -106,6 +108,7 @@ async def main():
         while not workers.ready:
             await asyncio.sleep(0.01)
         print((await workers.do(b"", b"pid")).decode(), flush=True)
+        await asyncio.gather(*(workers.do(b"", job.encode()) for job in sys.argv[1:]))
         await asyncio.sleep(600)
 asyncio.run(main())
 """
@@ -132,3 +135,17 @@ def test_an_error_comes_back_as_itself_or_as_what_it_is_one_of() -> None:
     assert type(raised(refused(IssuanceRefused("no")))) is IssuanceRefused
     again = raised(refused(Tampered("edited", key="tile", hint="look")))
     assert str(again) == "edited; look"
+
+
+async def test_while_it_closes_it_takes_nothing_more_and_ends_what_it_has() -> None:
+    async with pool() as (workers, faults):
+        done = asyncio.create_task(workers.do(b"c", b"well"))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(workers.close())
+        await asyncio.sleep(0)
+        assert not workers.ready
+        with pytest.raises(Unavailable, match="no worker process"):
+            await workers.do(b"c", b"late")
+        await closing
+        assert await done == b"c: well"
+        assert (workers.running, faults) == ([], [])

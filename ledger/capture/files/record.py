@@ -42,6 +42,9 @@ class Kind(StrEnum):
     CHARACTER = "character"
 
 
+_KINDS: Final = {kind.value: kind for kind in Kind}
+
+
 class Extent(NamedTuple):
     """Bytes of a sparse file that are stored: where they begin, and how many there are."""
 
@@ -178,23 +181,23 @@ def _record(
 ) -> Record:
     try:
         record = Record(
-            Kind(kind),
+            _KINDS.get(kind) or Kind(kind),
             _within(mode, 0o7777),
             _within(uid, 2**32 - 1),
             _within(gid, 2**32 - 1),
             _signed(mtime),
             _text(found, "owner"),
             _text(found, "group"),
-            size=_within(found.get("size", 0), INTEGER_MAX),
-            digest=bytes.fromhex(_text(found, "digest")),
-            inline=_base64(_text(found, "inline")) if "inline" in found else None,
-            manifest=parse_manifest(_base64(_text(found, "manifest"))) if "manifest" in found else None,
-            extents=_extents(found["extents"]) if "extents" in found else None,
-            target=parse_text(_text(found, "target")) if "target" in found else b"",
-            link=_text(found, "link"),
-            device=_pair(found["device"]) if "device" in found else None,
-            xattrs=_xattrs(found["xattrs"]) if "xattrs" in found else (),
-            torn=found.get("torn") is True,
+            _within(found.get("size", 0), INTEGER_MAX),
+            bytes.fromhex(_text(found, "digest")),
+            _base64(_text(found, "inline")) if "inline" in found else None,
+            parse_manifest(_base64(_text(found, "manifest"))) if "manifest" in found else None,
+            _extents(found["extents"]) if "extents" in found else None,
+            parse_text(_text(found, "target")) if "target" in found else b"",
+            _text(found, "link") if "link" in found else "",
+            _pair(found["device"]) if "device" in found else None,
+            _xattrs(found["xattrs"]) if "xattrs" in found else (),
+            found.get("torn") is True,
         )
     except ValueError as error:
         raise Malformed("what is recorded of a file cannot be", hint="use a newer jinshi") from error
@@ -223,7 +226,7 @@ def _check(record: Record) -> None:
 
 
 def _within(value: JsonValue, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+    if type(value) is not int or not 0 <= value <= most:  # True is no number here
         raise ValueError
     return value
 

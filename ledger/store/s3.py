@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -290,10 +290,11 @@ class S3Store:
             found = self._client.list_object_versions(
                 Bucket=self._bucket, Prefix=prefix, MaxKeys=self._page_keys, **cast(Any, marker)
             )
-            # Two lists come out of what the server sends as one; a time takes them apart, to its resolution.
-            every = [(one, False) for one in found.get("Versions", [])]
-            every += [(one, True) for one in cast(Any, found.get("DeleteMarkers", []))]
-            every.sort(key=lambda one: (one[0]["IsLatest"], one[0]["LastModified"]), reverse=True)
+            # Two lists come out of what the server sends as one, each newest first; times put them together. A version
+            # that was touched since (SeaweedFS: whose lock was changed) is no newer than the one before it in its list.
+            every = [(one, False, time) for one, time in _descending(found.get("Versions", []))]
+            every += [(one, True, time) for one, time in _descending(found.get("DeleteMarkers", []))]
+            every.sort(key=lambda one: (one[0]["IsLatest"], one[2]), reverse=True)
             every.sort(key=lambda one: one[0]["Key"])
             page = [
                 Version(
@@ -303,7 +304,7 @@ class S3Store:
                     removed,
                     int(one.get("Size", 0)),
                 )
-                for one, removed in every
+                for one, removed, _ in every
             ]
             following = {}
             if found.get("IsTruncated"):
@@ -335,3 +336,12 @@ class S3Store:
 def _checksum(digest: bytes) -> str:
     """As the S3 API writes it."""
     return base64.b64encode(digest).decode("ascii")
+
+
+def _descending(listed: Any) -> Iterator[tuple[Any, datetime]]:
+    """What is listed, each with the earliest time of it and of those of its key that were listed before it."""
+    key, earliest = "", datetime.max.replace(tzinfo=UTC)
+    for one in listed:
+        earliest = one["LastModified"] if one["Key"] != key else min(earliest, one["LastModified"])
+        key = one["Key"]
+        yield one, earliest

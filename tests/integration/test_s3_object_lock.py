@@ -192,3 +192,21 @@ def test_the_store_is_asked_for_nothing_it_does_not_do(client: S3Client) -> None
         asyncio.run(objects.put_immutable("x/tile/0/000", b"1"))
     assert str(refused.value).isprintable()
     assert every_version(client, bucket) == []
+
+
+async def test_a_version_whose_lock_was_changed_since_is_no_newer_than_it_was(client: S3Client, bucket: str) -> None:
+    """SeaweedFS lists it with the time of that change: a thief would choose which `pending` counts."""
+    for data in (b"1", b"22"):
+        client.put_object(Bucket=bucket, Key="site/a", Body=data)
+    (older,) = [one for one in client.list_object_versions(Bucket=bucket)["Versions"] if not one["IsLatest"]]
+    await asyncio.sleep(1.1)  # times are of whole seconds
+    until = datetime.now(UTC) + timedelta(seconds=1)
+    client.put_object_retention(
+        Bucket=bucket,
+        Key="site/a",
+        VersionId=older["VersionId"],
+        Retention={"Mode": "GOVERNANCE", "RetainUntilDate": until},
+    )
+    client.put_object(Bucket=bucket, Key="site/a", Body=b"333")
+    objects = S3Store(client, bucket, "site")
+    assert [one.size async for one in objects.list_versions("a")] == [3, 2, 1]

@@ -15,10 +15,10 @@ from ledger.core.canonical import JsonValue
 from ledger.core.entry import Entry, decode_entry
 from ledger.core.event import Event
 from ledger.errors import Malformed
-from ledger.store.base import EntryStore, Selection, StoredEntry
+from ledger.store.base import EntryStore, Selection
+from ledger.store.selecting import select_all
 
 WHAT_LENGTH_MAX: Final = 1_000
-PAGE_ENTRIES: Final = 1_000
 
 
 class AlarmKind(StrEnum):
@@ -113,21 +113,12 @@ async def read_alarms(entries: EntryStore) -> dict[Key, StandingAlarm]:
     found = [
         (stored.index, decode_entry(stored.entry))
         for type_ in (ALARM_RAISED, ALARM_CLEARED)
-        for stored in await _all(entries, type_)
+        async for stored in select_all(entries, Selection(type=type_))
     ]
     standing: dict[Key, StandingAlarm] = {}
     for index, entry in sorted(found, key=lambda one: one[0]):
         _apply(standing, index, entry)
     return standing
-
-
-async def _all(entries: EntryStore, type_: str) -> list[StoredEntry]:
-    found: list[StoredEntry] = []
-    start = 0
-    while page := await entries.select(Selection(type=type_, start=start), limit=PAGE_ENTRIES):
-        found += page
-        start = page[-1].index + 1
-    return found
 
 
 def _apply(standing: dict[Key, StandingAlarm], index: int, entry: Entry) -> None:

@@ -22,7 +22,8 @@ from ledger.core.event import Event, event_time_us
 from ledger.errors import InvalidRequest, Malformed
 from ledger.grades import grade_of, grades
 from ledger.kinds import CHECKED, KINDS, check_options, check_secrets, kind_of, nearest
-from ledger.store.base import EntryStore, Selection, StoredEntry
+from ledger.store.base import EntryStore, Selection
+from ledger.store.selecting import select_all
 
 ASSET_SOURCE: Final = "urn:jinshi:asset:"
 NAME_LENGTH_MAX: Final = 64
@@ -32,7 +33,6 @@ MARKS_KEPT: Final = 10_000
 PROBLEMS_MAX: Final = 50
 PROBLEM_LENGTH_MAX: Final = 500
 OWNER_LENGTH_MAX: Final = 200
-PAGE_ENTRIES: Final = 1_000
 _TYPES: Final = frozenset(
     {
         acts.ASSET_ADDED,
@@ -422,7 +422,7 @@ class Registry:
         # A ledger that was restored has the acts of its predecessors too, each under its own origin, in this order.
         if not self._sources:
             self._sources = [decode_entry(one.entry).event.source for one in await self._entries.read(0, 1)]
-        for stored in await self._all(Selection(type=SUCCEEDED, start=self._size, stop=size)):
+        async for stored in select_all(self._entries, Selection(type=SUCCEEDED, start=self._size, stop=size)):
             event = decode_entry(stored.entry).event
             if is_act(event.source) and event.source not in self._sources:
                 self._sources.append(event.source)
@@ -430,17 +430,6 @@ class Registry:
             await self._take(source, size)
 
     async def _take(self, source: str, size: int) -> None:
-        start = self._size
-        while page := await self._entries.select(Selection(source=source, start=start, stop=size), limit=PAGE_ENTRIES):
-            for stored in page:
-                if any(mark in stored.entry for mark in _MARKS):  # told apart without being parsed
-                    self._assets.apply(decode_entry(stored.entry))
-            start = page[-1].index + 1
-
-    async def _all(self, what: Selection) -> list[StoredEntry]:
-        """Successions: few, however long the log."""
-        found: list[StoredEntry] = []
-        while page := await self._entries.select(what, limit=PAGE_ENTRIES):
-            found += page
-            what = replace(what, start=page[-1].index + 1)
-        return found
+        async for stored in select_all(self._entries, Selection(source=source, start=self._size, stop=size)):
+            if any(mark in stored.entry for mark in _MARKS):  # told apart without being parsed
+                self._assets.apply(decode_entry(stored.entry))

@@ -15,10 +15,10 @@ from ledger.core.entry import Entry, decode_entry
 from ledger.core.event import Event
 from ledger.errors import InvalidRequest, Malformed, Tampered
 from ledger.store.base import EntryStore, Selection
+from ledger.store.selecting import select_all
 
 CLASSIFIED: Final = "ledger.classified.v1"
 REASON_LENGTH_MAX: Final = 500
-PAGE_ENTRIES: Final = 1_000
 _MARKS: Final = tuple(f'"type":"{type_}"'.encode() for type_ in (CREATED, CLASSIFIED))
 
 
@@ -88,12 +88,9 @@ class Labelled:
         if self._size == 0 and size:
             for first in await self._entries.read(0, 1):
                 self._found.apply(0, decode_entry(first.entry))
-        while self._size < size:
-            what = Selection(type=CLASSIFIED, start=self._size, stop=size)
-            page = await self._entries.select(what, limit=PAGE_ENTRIES)
-            for stored in page:
-                self._found.apply(stored.index, decode_entry(stored.entry))
-            self._size = page[-1].index + 1 if len(page) == PAGE_ENTRIES else size
+        async for stored in select_all(self._entries, Selection(type=CLASSIFIED, start=self._size, stop=size)):
+            self._found.apply(stored.index, decode_entry(stored.entry))
+        self._size = max(self._size, size)
         return self._found.label
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from ledger.core.checkpoint import CHECKPOINT, Checkpoint, OpenedCheckpoint, parse_checkpoint
@@ -26,6 +25,7 @@ from ledger.core.tiles import TILE_WIDTH, node_in_tile, tile_of_node
 from ledger.errors import Forked, InvalidRequest, Malformed, ObjectMissing, Tampered
 from ledger.sequencer import CommitSignal
 from ledger.store.base import EntryStore, Head, ObjectStore, Selection, StoredEntry, StreamId
+from ledger.store.selecting import select_all, select_pages
 from ledger.verify import AuthenticatedTiles
 
 PAGE_ENTRIES = 1_000
@@ -88,21 +88,12 @@ class Reader:
 
     async def selected(self, what: Selection, *, limit: int | None = None) -> AsyncIterator[StoredEntry]:
         """Every entry that matches, page by page."""
-        async for page in self.pages(what, limit=limit):
-            for stored in page:
-                yield stored
+        async for stored in select_all(self._store, what, limit=limit):
+            yield stored
 
-    async def pages(self, what: Selection, *, limit: int | None = None) -> AsyncIterator[Sequence[StoredEntry]]:
+    def pages(self, what: Selection, *, limit: int | None = None) -> AsyncIterator[Sequence[StoredEntry]]:
         """The same as pages, for those who go through many."""
-        left = limit
-        while left is None or left > 0:
-            page = await self._store.select(what, limit=PAGE_ENTRIES if left is None else min(PAGE_ENTRIES, left))
-            if not page:
-                return
-            yield page
-            left = None if left is None else left - len(page)
-            last = page[-1].index
-            what = replace(what, stop=last) if what.newest_first else replace(what, start=last + 1)
+        return select_pages(self._store, what, limit=limit)
 
     async def stream_versions(self, streams: Sequence[StreamId]) -> Mapping[StreamId, int]:
         """The last version of each stream."""

@@ -17,10 +17,10 @@ from ledger.core.entry import Entry, decode_entry
 from ledger.core.event import Event
 from ledger.errors import Conflict, InvalidRequest, Malformed
 from ledger.store.base import EntryStore, Selection
+from ledger.store.selecting import select_all
 
 SEALING: Final = 1
 """What `ledger.created.v1` says in `sealing` where sealing is the default."""
-PAGE_ENTRIES: Final = 1_000
 
 
 class Mode(StrEnum):
@@ -115,11 +115,8 @@ def declaration(origin: str, source: str, mode: Mode, *, at: int, ack: AckPolicy
 async def read_sources(entries: EntryStore) -> Sources:
     """What a ledger has declared."""
     sources = Sources(await _default(entries))
-    start = 0
-    while page := await entries.select(Selection(type=DECLARED, start=start), limit=PAGE_ENTRIES):
-        for stored in page:
-            sources.apply(decode_entry(stored.entry))
-        start = page[-1].index + 1
+    async for stored in select_all(entries, Selection(type=DECLARED)):
+        sources.apply(decode_entry(stored.entry))
     return sources
 
 

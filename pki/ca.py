@@ -20,7 +20,7 @@ from pki.access.base import Permit, service_permit
 from pki.aggregates.base import TrustAggregate
 from pki.aggregates.certificate import ABANDONED, HELD, INTENDED, ISSUED, REVOKED, Certificate
 from pki.core.issuing import Issuing
-from pki.core.template import SERIAL_BYTES, Template
+from pki.core.template import SERIAL_BYTES, Instead, Template
 from pki.issuance.drafts import Drafts
 from pki.issuance.generations import Generations
 from pki.issuance.order import Issued, Order
@@ -115,9 +115,7 @@ class CertificateAuthority:
             order.request,
             self._serials(),
             now=int(self._journal.clock.now().timestamp()),
-            subject=order.subject,
-            names=order.names,
-            not_after=order.not_after,
+            instead=Instead(order.subject, order.names, order.not_after),
         )
 
     def _check_standing(self, issuing: Issuing) -> None:

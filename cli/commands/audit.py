@@ -112,23 +112,30 @@ def audit(
             report = run_async(lambda: _site(session, site, policy, wanted))
         else:
             report = run_async(lambda: audit_directory(session.ledger, session.environment, wanted))
-    index: int | None = None
     try:
-        if html is not None:
-            write_file(html.absolute(), report_html(report).encode("utf-8"))
-        if record_ and passphrase is not None:
-            index = _record(session, passphrase, report)
-    finally:  # what an audit found is shown even where it cannot be kept
-        if json:
-            render.print_json({**report.to_json(), "index": index} if record_ else report.to_json())
-        else:
-            show(report)
-            if index is not None:
-                render.facts({"recorded": f"entry {index}"})
+        _keep(session, report, html, passphrase if record_ else None, json=json)
+    finally:
         show_alarms(report.what, wanted.alarms)
     if not report.passed:
         names = ", ".join(check.name for check in report.failed)
         raise Tampered(f"the audit of {report.what} failed: {names}", hint="keep it as evidence, and use another copy")
+
+
+def _keep(session: Session, report: AuditReport, html: Path | None, passphrase: str | None, *, json: bool) -> None:
+    """Write it to a file, record it where there is a passphrase, and show it."""
+    index: int | None = None
+    try:
+        if html is not None:
+            write_file(html.absolute(), report_html(report).encode("utf-8"))
+        if passphrase is not None:
+            index = _record(session, passphrase, report)
+    finally:  # what an audit found is shown even where it cannot be kept
+        if json:
+            render.print_json(report.to_json() if passphrase is None else {**report.to_json(), "index": index})
+        else:
+            show(report)
+            if index is not None:
+                render.facts({"recorded": f"entry {index}"})
 
 
 def _check(

@@ -14,7 +14,7 @@ from cli.config import LedgerPaths, read_settings
 from cli.display import render
 from cli.display.progress import progress_bar
 from cli.session import Session, run_async, session_of
-from cli.sites.adding import Request, add_site
+from cli.sites.adding import Added, Request, add_site
 from cli.sites.alarms import show_alarms
 from cli.sites.probe import CheckedPlace
 from cli.system import SystemClock
@@ -112,13 +112,14 @@ def add(
     session = session_of(context)
     if role not in ("", *ROLES):
         raise InvalidRequest(f"{role!r} is no role of a site", hint=f"give {' or '.join(ROLES)}")
+    said_there = bool(classification or network or retention_days or lock_days or mirror_credentials)
     if offline:
-        if classification or network or mirror or retention_days or lock_days or credentials or mirror_credentials:
+        if said_there or mirror or credentials:
             raise InvalidRequest("what a site is, is said in the file it has sent", hint="give nothing but --role")
         add_offline(session, name, Path(place), role)
         return
     if mirror:
-        if classification or network or retention_days or lock_days or mirror_credentials or accept:
+        if said_there or accept:
             raise InvalidRequest(
                 "what a site is, is said by whoever hosts it", hint="leave it out: its site.json has it already"
             )
@@ -139,9 +140,12 @@ def add(
         reader_credentials=check_reference(reader_credentials),
         accepted=tuple(accept or ()),
     )
-    added = run_async(lambda: add_site(request, session.environment))
+    _show_added(run_async(lambda: add_site(request, session.environment)), lock_days)
+
+
+def _show_added(added: Added, wanted_days: int) -> None:
     site = added.site
-    _show_probes(added.checked, lock_days)
+    _show_probes(added.checked, wanted_days)
     render.say(f"site {site.name} is at {site.url}")
     render.say(f"its mirror's key is {site.mirror_key}: it belongs with whoever runs the site")
     render.say("trust.policy has changed: give the new one to every auditor; then run: jinshi replicate --once")

@@ -27,6 +27,7 @@ from ledger.core.checkpoint import origin_prefix
 from ledger.core.classification import check_site_label, parse_label, parse_network
 from ledger.core.note import parse_vkey
 from ledger.errors import InvalidRequest
+from ledger.protocols import Cosigner
 from ledger.store.base import Prefixed
 from replication.site import Site, init_site
 
@@ -95,18 +96,7 @@ async def add_site(request: Request, environment: Environment) -> Added:
         paths, settings = writable.ledger.paths, writable.ledger.settings
         check_free(settings, name, url)
         key_file = Path(settings.keys) / f"{name}.mirror.key"
-        with os_errors(key_file.parent):
-            key_file.parent.mkdir(mode=0o700, exist_ok=True)
-            sync_directory(key_file.parent.parent)
-        if key_file.exists():  # an interrupted run has made it
-            cosigner = load_mirror_key(key_file, request.passphrase)
-        else:
-            cosigner = create_mirror_key(
-                key_file,
-                f"{settings.origin}/mirror/{name}",
-                request.passphrase,
-                work_factor=environment.key_work_factor,
-            )
+        cosigner = _mirror_key(key_file, f"{settings.origin}/mirror/{name}", request.passphrase, environment)
         role = with_credentials(environment, request.mirror_credentials or request.credentials)
         place = open_place(url, role, create=True, lock_days=checked.lock_days)
         objects = Prefixed(place, origin_prefix(settings.origin))
@@ -137,6 +127,16 @@ async def add_site(request: Request, environment: Environment) -> Added:
         await writable.publish()
         name_site(paths, settings.keys, site)
     return Added(site, checked)
+
+
+def _mirror_key(file: Path, name: str, passphrase: str, environment: Environment) -> Cosigner:
+    """A new one, or the one that an interrupted run has made."""
+    with os_errors(file.parent):
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(file.parent.parent)
+    if file.exists():
+        return load_mirror_key(file, passphrase)
+    return create_mirror_key(file, name, passphrase, work_factor=environment.key_work_factor)
 
 
 def check_name(name: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from cli.config import Environment
 from cli.serving.handover import open_to_record
@@ -23,8 +22,7 @@ from ledger.core.entry import decode_entry
 from ledger.core.event import Event, format_moment
 from ledger.errors import LockHeld, Malformed
 from ledger.store.base import EntryStore, Selection
-
-PAGE_ENTRIES: Final = 256
+from ledger.store.selecting import select_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +108,11 @@ class ScrubAlarms:
 
     async def _new(self) -> list[Result]:
         """The results recorded since the last look that succeeded. Raises StoreUnavailable."""
-        found: list[Result] = []
-        start, size = self._next, (await self._entries.head()).size
-        while page := await self._entries.select(Selection(type=SCRUBBED, start=start, stop=size), limit=PAGE_ENTRIES):
-            start = page[-1].index + 1
-            found += [one for stored in page if (one := result_of(decode_entry(stored.entry).event)) is not None]
+        size = (await self._entries.head()).size
+        recorded = select_all(self._entries, Selection(type=SCRUBBED, start=self._next, stop=size))
+        results = [result_of(decode_entry(stored.entry).event) async for stored in recorded]
         self._next = size  # a search by type may read whatever it is not told to leave out
-        return found
+        return [one for one in results if one is not None]
 
 
 async def alarm_alone(root: Path, environment: Environment, passphrase: str, scrubbed: Event) -> None:

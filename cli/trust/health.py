@@ -21,6 +21,7 @@ from pki.aggregates.authority import ACTIVE, Authority
 from pki.aggregates.responder import Responder
 from pki.aggregates.tsa import ACTIVE as STAMPING
 from pki.aggregates.tsa import Tsa
+from pki.core.settings import DAY_S
 from pki.status.issuers import StatusIssuer, issuers_in
 from pki.status.responders import certifies_nobody
 from pki.status.rounds import ENDING, Facts
@@ -36,7 +37,6 @@ TRUST_KINDS: Final = (
     AlarmKind.TRUST_OFFICERS,
     AlarmKind.TRUST_QUORUM,
 )
-DAY_S: Final = 86_400
 AUTHORITY_S: Final = 180 * DAY_S
 CEREMONY_S: Final = 90 * DAY_S
 OTHER_S: Final = 30 * DAY_S

@@ -14,7 +14,7 @@ from pki.aggregates.key import IN_USE, Key
 from pki.aggregates.officer import ACTIVE, Officer
 from pki.aggregates.request import ISSUING
 from pki.core.roles import ADMINISTRATORS, CUSTODIAN, SECURITY_ADMINISTRATOR, check_roles
-from pki.core.settings import read_authority_settings
+from pki.core.settings import DAY_S, read_authority_settings
 from pki.status.issuers import issuer_in
 from pki.views.catalogue import TrustIndex
 
@@ -22,7 +22,7 @@ LEFT_S: Final = 1_800
 """`recover` abandons or carries on what is older than ten minutes, and runs every half a minute."""
 BATCH_LEFT_S: Final = 2 * 3_600
 """The same of answers signed beforehand, which take an hour at most."""
-CEREMONY_LEFT_S: Final = 86_400
+CEREMONY_LEFT_S: Final = DAY_S
 CUSTODIANS_MIN: Final = 2
 """Who confirm what the ledger's owner proposes when no security administrator can act (`core.cedar`)."""
 LOOKED_AT_MAX: Final = 1_000

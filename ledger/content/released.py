@@ -7,7 +7,7 @@ the log than what it releases, and counts from then on, for ever, in every tree 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,12 +17,12 @@ from ledger.core.entry import Entry, decode_entry
 from ledger.core.event import Event
 from ledger.core.indexes import Indexes, Named, decode_runs, encode_runs
 from ledger.errors import Conflict, Malformed
-from ledger.store.base import EntryStore, Selection
+from ledger.store.base import EntryStore, Selection, StoredEntry
+from ledger.store.selecting import select_all
 
 RUNS_SIZE_MAX: Final = 48_000
 """So many bytes of runs are in one act, at most, so that it fits an entry; more are in several."""
 WRONG_MAX: Final = 1_000
-PAGE_ENTRIES: Final = 256
 FORMAT: Final = 1
 
 _MARK: Final = f'"type":"{CONTENT_RELEASED}"'.encode()
@@ -219,6 +219,11 @@ class ReleaseAudit:
                 return
 
 
+def release_acts(entries: EntryStore, start: int, stop: int | None = None) -> AsyncIterator[StoredEntry]:
+    """The entries that may be such acts, from an index on. Raises StoreUnavailable."""
+    return select_all(entries, Selection(type=CONTENT_RELEASED, start=start, stop=stop))
+
+
 class ReleasedIn:
     """What a log that grows has released, caught up whenever it is asked."""
 
@@ -230,15 +235,12 @@ class ReleasedIn:
     async def now(self) -> Released:
         """Of all that is committed; the same object each time. Raises Conflict: an entry cannot be read."""
         size = (await self._entries.head()).size
-        while self._start < size:
-            wanted = Selection(type=CONTENT_RELEASED, start=self._start, stop=size)
-            page = await self._entries.select(wanted, limit=PAGE_ENTRIES)
-            for stored in page:
-                try:
-                    self._released.apply(stored.index, decode_entry(stored.entry))
-                except Malformed as error:
-                    raise Conflict(f"entry {stored.index} cannot be read ({error.what})") from error
-            self._start = max(self._start, page[-1].index + 1 if page else size)
+        async for stored in release_acts(self._entries, self._start, size):
+            try:
+                self._released.apply(stored.index, decode_entry(stored.entry))
+            except Malformed as error:
+                raise Conflict(f"entry {stored.index} cannot be read ({error.what})") from error
+        self._start = size
         return self._released
 
 
@@ -249,12 +251,9 @@ async def read_released(entries: EntryStore) -> Released:
 
 async def find_release(entries: EntryStore, source: str, index: int) -> tuple[int, Release] | None:
     """The first act that releases an entry of a source, with its own index; None: none does."""
-    start = index + 1
-    while page := await entries.select(Selection(type=CONTENT_RELEASED, start=start), limit=PAGE_ENTRIES):
-        for stored in page:
-            one = Released()
-            release = one.take(stored.index, stored.entry)
-            if release is not None and (source, index) in one:
-                return stored.index, release
-        start = page[-1].index + 1
+    async for stored in release_acts(entries, index + 1):
+        one = Released()
+        release = one.take(stored.index, stored.entry)
+        if release is not None and (source, index) in one:
+            return stored.index, release
     return None

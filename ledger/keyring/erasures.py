@@ -25,13 +25,13 @@ from ledger.core.event import Event
 from ledger.core.sealing import PSEUDONYM
 from ledger.errors import Conflict, Malformed, MalformedEntry
 from ledger.store.base import EntryStore, Selection
+from ledger.store.selecting import select_all
 
 PRIMARY: Final = ""
 """Stands for the primary itself among those who confirm."""
 SUBJECT_KEYS: Final = "subject-"
 """What the ids of all data keys that an erasure can take begin with."""
 ERASURE_TYPES: Final = (ERASURE_REQUESTED, ERASURE_APPROVED, ERASURE_CONFIRMED, HOLD_PLACED, HOLD_LIFTED)
-PAGE_ENTRIES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +155,11 @@ async def read_erasures(entries: EntryStore) -> Erasures:
     """The erasures and holds a ledger knows of. Raises Conflict: an entry of such a type cannot be read."""
     found: list[tuple[int, Entry]] = []
     for type_ in ERASURE_TYPES:
-        start = 0
-        while page := await entries.select(Selection(type=type_, start=start), limit=PAGE_ENTRIES):
-            for stored in page:
-                try:
-                    found.append((stored.index, decode_entry(stored.entry)))
-                except MalformedEntry as error:
-                    raise Conflict(f"entry {stored.index} cannot be read ({error.what})") from error
-            start = page[-1].index + 1
+        async for stored in select_all(entries, Selection(type=type_)):
+            try:
+                found.append((stored.index, decode_entry(stored.entry)))
+            except MalformedEntry as error:
+                raise Conflict(f"entry {stored.index} cannot be read ({error.what})") from error
     erasures = Erasures()
     for index, entry in sorted(found, key=lambda one: one[0]):
         erasures.apply(index, entry)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from cryptography import x509
-
 from ledger.errors import IssuanceRefused
 from pki.core.issuing import Issuing
 from pki.core.lint import must_pass
 from pki.core.profile import Profile
 from pki.core.request import CertificationRequest
-from pki.core.template import Template, make_template
+from pki.core.template import AS_IT_SAYS, Instead, Template, make_template
 
 TBS_SIZE_MAX: Final = 40_000
 """So that a certificate always fits its entry (65,535 bytes) once it is signed."""
@@ -24,12 +22,10 @@ def linted_template(
     serial: bytes,
     *,
     now: int,
-    subject: x509.Name | None = None,
-    names: tuple[str, ...] | None = None,
-    not_after: int | None = None,
+    instead: Instead = AS_IT_SAYS,
 ) -> Template:
     """As `make_template`. Raises IssuanceRefused: also where a lint rule does not hold."""
-    made = make_template(issuing, profile, request, serial, now=now, subject=subject, names=names, not_after=not_after)
+    made = make_template(issuing, profile, request, serial, now=now, instead=instead)
     check_template(made, issuing, profile, now=now)
     return made
 

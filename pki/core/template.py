@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
@@ -59,6 +59,20 @@ class Template:
         return hashlib.sha256(self.tbs).hexdigest()
 
 
+class Instead(NamedTuple):
+    """What was vetted, and stands in place of what the request says; without it, that has to fit the profile as it is.
+
+    `not_after` None: as the profile says.
+    """
+
+    subject: x509.Name | None = None
+    names: tuple[str, ...] | None = None
+    not_after: int | None = None
+
+
+AS_IT_SAYS: Final = Instead()
+
+
 def make_template(
     issuing: Issuing,
     profile: Profile,
@@ -66,20 +80,17 @@ def make_template(
     serial: bytes,
     *,
     now: int,
-    subject: x509.Name | None = None,
-    names: tuple[str, ...] | None = None,
-    not_after: int | None = None,
+    instead: Instead = AS_IT_SAYS,
 ) -> Template:
     """The certificate that a profile makes of a request.
 
-    `subject` and `names` are what was vetted; without them, what the request says has to fit the profile as it is.
     `serial`: 20 random bytes, of which the top bit is cleared here. It ends with the authority's own, at the latest.
 
     Raises:
         IssuanceRefused: the key, the subject, a name or the time asked for does not fit the profile.
     """
-    made_subject, made_names = fitted(profile, request, subject, names)
-    begin, end = _validity(issuing, profile, now, not_after)
+    made_subject, made_names = fitted(profile, request, instead.subject, instead.names)
+    begin, end = _validity(issuing, profile, now, instead.not_after)
     number = int.from_bytes(serial[:SERIAL_BYTES]) & (1 << (8 * SERIAL_BYTES - 1)) - 1
     digits = f"{number:040x}"
     shard = shard_of(digits, issuing.settings.shards)

@@ -27,7 +27,7 @@ from pki.core.keys import SUBJECT_KEYS
 from pki.core.profile import Profile, read_profile
 from pki.core.request import CertificationRequest, parse_request
 from pki.core.settings import read_authority_settings
-from pki.core.template import SERIAL_BYTES, Template, make_template
+from pki.core.template import SERIAL_BYTES, Instead, Template, make_template
 
 ENTRY: Final = "pki.issuance.away:opened"
 _JOB: Final = struct.Struct(f"!{SERIAL_BYTES}sQQ")
@@ -116,7 +116,12 @@ def _read(job: bytes) -> _Draft:
 def _made(issuing: Issuing, profile: Profile, draft: _Draft) -> _Draft:
     try:
         draft.template = make_template(
-            issuing, profile, draft.request, draft.serial, now=draft.now, not_after=draft.not_after
+            issuing,
+            profile,
+            draft.request,
+            draft.serial,
+            now=draft.now,
+            instead=Instead(not_after=draft.not_after),
         )
     except JinshiError as error:  # for whoever makes the certificate: others come before that
         draft.refused = error

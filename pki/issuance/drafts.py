@@ -13,8 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
-from cryptography import x509
-
 from ledger.errors import Conflict, InvalidRequest, JinshiError
 from ledger.protocols import Clock
 from ledger.workers.pool import Workers
@@ -22,7 +20,7 @@ from pki.core.draft import linted_template
 from pki.core.issuing import Issuing
 from pki.core.profile import Profile
 from pki.core.request import REQUEST_SIZE_MAX, CertificationRequest, parse_request
-from pki.core.template import SERIAL_BYTES, Template
+from pki.core.template import AS_IT_SAYS, SERIAL_BYTES, Instead, Template
 from pki.issuance.away import context_of, drafted, job_of
 from pki.issuance.generations import Generations
 from pki.issuance.together import Together
@@ -79,13 +77,11 @@ class Drafts:
         serial: bytes,
         *,
         now: int,
-        subject: x509.Name | None = None,
-        names: tuple[str, ...] | None = None,
-        not_after: int | None = None,
+        instead: Instead = AS_IT_SAYS,
     ) -> Template:
         """As `linted_template`; one that was made before has a serial and a time of its own."""
-        made = partial(linted_template, issuing, profile, request, serial, now=now)
-        return await self._done(self._making, partial(made, subject=subject, names=names, not_after=not_after))
+        made = partial(linted_template, issuing, profile, request, serial, now=now, instead=instead)
+        return await self._done(self._making, made)
 
     async def _done(self, gathering: Together, call: Callable[[], T]) -> T:
         """What `call` gives; gathered with others where there are any, and at once where there are none."""
@@ -138,19 +134,15 @@ class SharedDrafts(Drafts):
         serial: bytes,
         *,
         now: int,
-        subject: x509.Name | None = None,
-        names: tuple[str, ...] | None = None,
-        not_after: int | None = None,
+        instead: Instead = AS_IT_SAYS,
     ) -> Template:
         """See `Drafts`."""
         ahead = self._ahead.pop(id(request), None)
-        if ahead is not None and subject is None and names is None and _is(ahead, issuing, profile, request, not_after):
+        if ahead is not None and _is(ahead, issuing, profile, request, instead):
             if isinstance(ahead.made, JinshiError):
                 raise ahead.made
             return ahead.made
-        return await super().template(
-            issuing, profile, request, serial, now=now, subject=subject, names=names, not_after=not_after
-        )
+        return await super().template(issuing, profile, request, serial, now=now, instead=instead)
 
     def _others(self) -> bool:
         """Whether a worker is to do it: others are on their way, and there is one."""
@@ -169,9 +161,7 @@ class SharedDrafts(Drafts):
         return known[2]
 
 
-def _is(
-    ahead: _Ahead, issuing: Issuing, profile: Profile, request: CertificationRequest, not_after: int | None
-) -> bool:
+def _is(ahead: _Ahead, issuing: Issuing, profile: Profile, request: CertificationRequest, instead: Instead) -> bool:
     """Whether it is what is asked for: the same request, by the same authority and profile, and not long ago."""
     same = ahead.request is request and ahead.issuing is issuing and ahead.profile is profile
-    return same and ahead.not_after == not_after and asyncio.get_running_loop().time() < ahead.until_s
+    return same and instead == Instead(not_after=ahead.not_after) and asyncio.get_running_loop().time() < ahead.until_s

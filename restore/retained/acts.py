@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from ledger.content.released import Released
-from ledger.core.acts import CONTENT_RELEASED
+from ledger.content.released import Released, release_acts
 from ledger.core.entry import decode_entry
 from ledger.core.event import event_time_us
 from ledger.errors import MalformedEntry
 from ledger.store.base import EntryStore, Selection
 
-PAGE_ENTRIES: Final = 256
 BEFORE_S_MAX: Final = 253_402_300_799
 """The end of the year 9999: no time of ours lies after it, whatever an act says."""
 
@@ -40,12 +38,9 @@ class Horizons:
     async def now(self) -> dict[str, Horizon]:
         """By source; those of which nothing was released are not in it. Raises StoreUnavailable."""
         size = (await self._entries.head()).size
-        while self._start < size:
-            what = Selection(type=CONTENT_RELEASED, start=self._start, stop=size)
-            page = await self._entries.select(what, limit=PAGE_ENTRIES)
-            for stored in page:
-                self._take(stored.index, stored.entry)
-            self._start = page[-1].index + 1 if page else size
+        async for stored in release_acts(self._entries, self._start, size):
+            self._take(stored.index, stored.entry)
+        self._start = size
         return self._known
 
     def _take(self, index: int, entry: bytes) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ledger.capture.base import View
 from ledger.content.references import refers_to_content
@@ -18,9 +18,8 @@ from ledger.core.indexes import Indexes
 from ledger.errors import DiskFull, StoreUnavailable
 from ledger.sealing import Opened, Opener
 from ledger.store.base import EntryStore, Selection, StoredEntry
+from ledger.store.selecting import select_pages
 from ledger.store.sqlite_common import NO_SPACE, name_of, transaction
-
-PAGE_ENTRIES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +62,9 @@ class History:
         """Entries as they were sent. Raises Tampered."""
         return await self._opener.open_many(stored)
 
-    async def pages(self, stop: int, event_type: str | None = None) -> AsyncIterator[Sequence[StoredEntry]]:
+    def pages(self, stop: int, event_type: str | None = None) -> AsyncIterator[Sequence[StoredEntry]]:
         """The asset's entries before an index, in order. Raises StoreUnavailable."""
-        start = 0
-        while True:
-            what = Selection(start=start, stop=stop, source=self.source, type=event_type)
-            page = await self._entries.select(what, limit=PAGE_ENTRIES)
-            if not page:
-                return
-            yield page
-            start = page[-1].index + 1
+        return select_pages(self._entries, Selection(stop=stop, source=self.source, type=event_type))
 
     async def referring(self, stop: int, event_type: str | None = None) -> AsyncIterator[Sequence[StoredEntry]]:
         """The same, those alone that refer to content."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -29,10 +31,29 @@ def slow_asset(jinshi: Jinshi, directory: Path) -> Path:
     source, go = directory / "large", directory / "go"
     source.write_bytes(os.urandom(SIZE))
     dump = directory / "dump"
-    dump.write_text(f"#!/bin/sh\ncat {source}\nwhile [ ! -e {go} ]; do sleep 0.05; done\ncat {source}\necho end\n")
+    dump.write_text(
+        f"#!/bin/sh\ncat {source}\nwhile [ ! -e {go} ] && kill -0 $PPID; do sleep 0.05; done\ncat {source}\necho end\n"
+    )
     dump.chmod(0o755)
     add(jinshi, "large", "commands", f"dump={dump}", "load=cat")
     return go
+
+
+@contextmanager
+def capturing(jinshi: Jinshi, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A capture of that asset as a process, which ends with the block."""
+    with jinshi.start("capture", "large", *options) as capture:
+        try:
+            yield capture
+        finally:
+            capture.kill()
+
+
+def ended(capture: subprocess.Popen[bytes]) -> bytes:
+    """What it said, having succeeded."""
+    out, errors = capture.communicate(timeout=60)
+    assert capture.returncode == 0, errors.decode()
+    return out
 
 
 def is_there(site: Path) -> bool:
@@ -47,18 +68,12 @@ def test_packs_are_at_the_sites_before_the_capture_ends(served: bool, tmp_path: 
     with ExitStack() as stack:
         if served:
             stack.enter_context(serving(jinshi, "--no-capture", "--every", "0.2"))
-        capture = jinshi.start("capture", "large", "--ack", "all")
-        try:
+        with capturing(jinshi, "--ack", "all") as capture:
             for site in ("same-city", "remote"):
                 eventually(lambda site=site: is_there(sites / site))
             assert not [*sites.glob("*/*/content/index/*")], "nothing refers to it yet"
             go.touch()
-            out, errors = capture.communicate(timeout=60)
-            assert capture.returncode == 0, errors.decode()
-        finally:
-            capture.kill()
-            capture.communicate()
-        assert b"sealed by entry" in out
+            assert b"sealed by entry" in ended(capture)
         states = jinshi("status", "--json").json["sites"]
         assert [state["lag_entries"] for state in states] == [0, 0]
     for site in ("same-city", "remote"):
@@ -69,10 +84,8 @@ def test_a_capture_that_is_given_up_leaves_the_sites_something_to_collect(tmp_pa
     jinshi = ledger_in(tmp_path)
     go, sites = slow_asset(jinshi, tmp_path), tmp_path / "台账-sites"
     jinshi("replicate", "--once")
-    capture = jinshi.start("capture", "large", "--ack", "all")
-    eventually(lambda: is_there(sites / "remote"))
-    capture.kill()
-    capture.communicate()
+    with capturing(jinshi, "--ack", "all"):
+        eventually(lambda: is_there(sites / "remote"))
     jinshi("replicate", "--once")
     jinshi("verify", "--site", "remote")
     found = jinshi("content", "collect", "--site", "remote", "--json").json
@@ -112,32 +125,21 @@ def test_the_same_with_a_bucket(seaweed: S3Server, tmp_path: Path) -> None:
         listed = client.list_objects_v2(Bucket=bucket, Prefix="site/").get("Contents", [])
         return [one["Key"] for one in listed if "/content/packs/" in one["Key"]]
 
-    capture = jinshi.start("capture", "large", "--ack", "all")
-    try:
+    with closing(client), capturing(jinshi, "--ack", "all") as capture:
         eventually(lambda: bool(packs()) or capture.poll() is not None)
         go.touch()
-        _, errors = capture.communicate(timeout=60)
-        assert capture.returncode == 0, errors.decode()
-    finally:
-        capture.kill()
-        capture.communicate()
-        client.close()
+        ended(capture)
     jinshi("verify", "--site", "cloud")
 
 
 def test_a_site_that_goes_away_in_the_middle_keeps_no_capture_waiting(tmp_path: Path) -> None:
     jinshi = ledger_in(tmp_path)
     go, sites = slow_asset(jinshi, tmp_path), tmp_path / "台账-sites"
-    capture = jinshi.start("capture", "large", "--ack", "any:1")
-    try:
+    with capturing(jinshi, "--ack", "any:1") as capture:
         eventually(lambda: is_there(sites / "remote"))
         (sites / "remote").rename(sites / "away")
         go.touch()
-        _, errors = capture.communicate(timeout=60)
-        assert capture.returncode == 0, errors.decode()
-    finally:
-        capture.kill()
-        capture.communicate()
+        ended(capture)
     jinshi("verify", "--site", "same-city")
     (sites / "away").rename(sites / "remote")
     jinshi("replicate", "--once")

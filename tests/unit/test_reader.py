@@ -124,7 +124,8 @@ async def test_a_reader_that_leaves_is_forgotten() -> None:
 
 
 async def test_every_match_is_found_over_many_pages_in_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ledger.reader.PAGE_ENTRIES", 10)
+    for module in ("ledger.reader", "ledger.store.selecting"):
+        monkeypatch.setattr(f"{module}.PAGE_ENTRIES", 10)
     store = MemoryEntryStore()
     await append(store, [event(n, source=f"urn:{'ab'[n % 3 == 0]}") for n in range(200)])
     reader = Reader(store, MemoryObjectStore())

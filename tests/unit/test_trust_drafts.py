@@ -19,7 +19,7 @@ from pki.aggregates.certificate import Certificate
 from pki.ca import CertificateAuthority
 from pki.core.builtin import BUILTIN
 from pki.core.request import parse_request
-from pki.core.template import SERIAL_BYTES
+from pki.core.template import SERIAL_BYTES, Instead
 from pki.issuance.away import ENTRY
 from pki.issuance.drafts import TOGETHER_MIN, Drafts, SharedDrafts
 from pki.issuance.generations import Generations
@@ -54,6 +54,7 @@ async def test_what_a_worker_gives_is_what_is_given_here() -> None:
     async with trust_bench() as bench, drafting(bench) as (drafts, _, faults):
         issuing, _ = drafts.generations.current(CITY)
         now = int(bench.clock.now().timestamp())
+        until = Instead(not_after=now + 7_200)
         for kind in ("P-256", "P-384", "RSA-2048", "Ed25519", "ML-DSA-44"):
             for name, profile in BUILTIN.items():
                 data = csr(NAMES.get(name, ()), SUBJECTS[name], new_key(kind))
@@ -61,8 +62,8 @@ async def test_what_a_worker_gives_is_what_is_given_here() -> None:
                     asked = await drafts.read(data, CITY, other, not_after=now + 7_200)
                     assert asked == parse_request(data)
                     here, away = await asyncio.gather(
-                        Drafts().template(issuing, other, asked, SERIAL, now=now, not_after=now + 7_200),
-                        drafts.template(issuing, other, asked, b"", now=0, not_after=now + 7_200),
+                        Drafts().template(issuing, other, asked, SERIAL, now=now, instead=until),
+                        drafts.template(issuing, other, asked, b"", now=0, instead=until),
                         return_exceptions=True,
                     )
                     assert outcome(here) == outcome(away)
@@ -84,9 +85,9 @@ async def test_what_was_made_ahead_counts_for_what_it_was_made_for_and_once() ->
         now, profile = int(bench.clock.now().timestamp()), BUILTIN["tls-server"]
         other = SERIAL[::-1]
         for asked_for in (
-            {"names": ("dns:www.city.example",)},
-            {"subject": parse_request(csr(NAMES["tls-server"])).subject},
-            {"not_after": now + 7_200},
+            {"instead": Instead(names=("dns:www.city.example",))},
+            {"instead": Instead(parse_request(csr(NAMES["tls-server"])).subject)},
+            {"instead": Instead(not_after=now + 7_200)},
             {"profile": replace(profile)},
             {"issuing": replace(issuing)},
         ):
